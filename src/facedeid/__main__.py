@@ -1,0 +1,5 @@
+"""`python -m facedeid`."""
+
+from facedeid.cli import main
+
+main()

@@ -1,0 +1,91 @@
+"""All methods in plain sight, and how a name with options becomes one of them."""
+
+import json
+from dataclasses import fields
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from facedeid.errors import OptionError
+from facedeid.methods.base import Deidentified, Method
+from facedeid.methods.classical import Blur, DownUp, Mask, Noise, Pixelate
+
+__all__ = ["METHODS", "Deidentified", "Method", "create", "parse"]
+
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (Blur, DownUp, Mask, Noise, Pixelate)
+}
+"""Name -> class. A new method is one file, one entry here, one case in the contract test."""
+
+
+def create(name: str, **options: Any) -> Method:
+    """The method of that name with those hyper-parameters.
+
+    Raises:
+        OptionError: unknown name or option, or a value of the wrong type or range.
+    """
+    if name not in METHODS:
+        raise OptionError(f"no method is called {name!r}; there are: {', '.join(METHODS)}")
+    kind = METHODS[name]
+    known = {f.name for f in fields(kind)}
+    hints = get_type_hints(kind)
+    for key, value in options.items():
+        if key not in known:
+            takes = ", ".join(sorted(known)) or "no options"
+            raise OptionError(f"{name} has no option {key!r}; it takes {takes}")
+        if not _fits(value, hints[key]):
+            wanted = (
+                str(hints[key]).replace("typing.", "").removeprefix("<class '").removesuffix("'>")
+            )
+            raise OptionError(f"{name}: {key} must be {wanted}, got {value!r}")
+    return kind(**options)
+
+
+def parse(text: str) -> Method:
+    """A method from text such as `pixelate`, `pixelate:cells=8` or `mask:color=[255,0,0]`.
+
+    Options follow the name after a colon, separated by commas; values are JSON or bare words.
+
+    Raises:
+        OptionError: see `create`.
+    """
+    name, _, rest = text.partition(":")
+    return create(name.strip(), **_options(text, rest))
+
+
+def _options(text: str, rest: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    key = ""
+    for part in rest.split(",") if rest else ():
+        head, equals, value = part.partition("=")
+        if equals:
+            key = head.strip()
+            options[key] = value.strip()
+        elif key:  # a comma inside a value: [255,0,0]
+            options[key] += "," + part
+        else:
+            raise OptionError(f"cannot read {text!r}: write NAME:option=value,option=value")
+    return {key: _value(value) for key, value in options.items()}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value suits the annotation of a hyper-parameter."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            return False
+        wanted = (args[0],) * len(value) if args[-1] is Ellipsis else args
+        return len(value) == len(wanted) and all(map(_fits, value, wanted))
+    if origin is Literal:
+        return value in args
+    if args:  # a union
+        return any(_fits(value, arg) for arg in args)
+    if hint is float:
+        return type(value) in (int, float)
+    return value is None if hint is NoneType else type(value) is hint

@@ -1,0 +1,124 @@
+"""What a method is: a value that holds hyper-parameters; networks come when it is called."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from facedeid.errors import OptionError
+
+if TYPE_CHECKING:
+    from facedeid.models import Models
+
+__all__ = ["Deidentified", "Method", "Region"]
+
+Region = Literal["face", "box", "ellipse"]
+
+
+@dataclass(frozen=True)
+class Deidentified:
+    """Faces after a method: N×3×S×S RGB in [-1, 1], and per face what the method has to say."""
+
+    faces: Tensor
+    facts: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Base of all methods.
+
+    Subclasses are frozen dataclasses whose fields are JSON values, so that a method prints,
+    compares, travels to worker processes and goes into the report without further code. They
+    implement `apply`; callers call the method itself, which checks what goes in and comes out.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    """One line for `facedeid methods`."""
+    source: ClassVar[str]
+    """The paper, or "classical"."""
+    frame: ClassVar[int | None] = 256
+    """Side of the aligned crops that the method wants; None: any, so the photo's own scale."""
+    carry: ClassVar[Literal["replace", "change"]] = "change"
+    """How a result reaches the photo: `change` adds what the method changed (and so keeps detail
+    finer than its frame); `replace` puts its pixels there (methods that destroy detail)."""
+
+    @property
+    def region(self) -> Region:
+        """What of the crop goes into the photo: the face's outline, or a box or an ellipse."""
+        return "face"
+
+    @property
+    def surrogates(self) -> tuple[str, ...]:
+        """Recognisers the method was trained or optimised against: they are no evidence for it."""
+        return ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know before relying on these parameters."""
+        return ()
+
+    def apply(
+        self,
+        faces: Tensor,
+        models: "Models",
+        *,
+        random: Sequence[torch.Generator],
+        landmarks: Tensor | None,
+    ) -> Deidentified:
+        """De-identify a checked batch; see `__call__`."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        faces: Tensor,
+        models: "Models",
+        *,
+        random: Sequence[torch.Generator],
+        landmarks: Tensor | None = None,
+    ) -> Deidentified:
+        """De-identify aligned faces.
+
+        Args:
+            faces: N×3×S×S float32, RGB in [-1, 1], in the canonical (FFHQ) frame; never written to.
+            models: where networks come from.
+            random: one generator per face (`facedeid.random.stream`).
+            landmarks: N×68×2 in pixels of the frame, for methods that use them.
+
+        Returns:
+            As many faces of the same shape, in [-1, 1], with one mapping of facts per face.
+
+        Raises:
+            OptionError: the batch has the wrong shape, type or range.
+        """
+        self._check_input(faces, random, landmarks)
+        if not len(faces):
+            return Deidentified(faces.clone(), ())
+        result = self.apply(faces, models, random=random, landmarks=landmarks)
+        if result.faces.shape != faces.shape or len(result.facts) != len(faces):
+            raise RuntimeError(f"{self.name} changed the shape of its batch: a bug in the method")
+        if not torch.isfinite(result.faces).all():
+            raise RuntimeError(f"{self.name} produced values that are not finite")
+        return Deidentified(result.faces.clamp(-1, 1), result.facts)
+
+    def _check_input(
+        self, faces: Tensor, random: Sequence[torch.Generator], landmarks: Tensor | None
+    ) -> None:
+        if faces.ndim != 4 or faces.shape[1] != 3 or faces.shape[2] != faces.shape[3]:
+            raise OptionError(f"faces must be N×3×S×S, got {tuple(faces.shape)}")
+        if self.frame is not None and faces.shape[2] != self.frame:
+            raise OptionError(f"{self.name} works at {self.frame} px, got {faces.shape[2]}")
+        if faces.dtype != torch.float32:
+            raise OptionError(f"faces must be float32, got {faces.dtype}")
+        if len(faces) and (faces.amin() < -1.0001 or faces.amax() > 1.0001):
+            raise OptionError("faces must lie in [-1, 1]")
+        if len(random) != len(faces):
+            raise OptionError(f"{len(faces)} faces need as many generators, got {len(random)}")
+        if landmarks is not None and tuple(landmarks.shape) != (len(faces), 68, 2):
+            raise OptionError(f"landmarks must be N×68×2, got {tuple(landmarks.shape)}")
+
+    def options(self) -> dict[str, Any]:
+        """The hyper-parameters, JSON-ready."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
