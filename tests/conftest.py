@@ -1,0 +1,30 @@
+"""Real faces for all tests: the portraits that come with scikit-image and matplotlib."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> NDArray[np.uint8]:
+    """512×512 RGB; the face is about 90 px wide, at 175,76 to 266,167."""
+    return skimage.data.astronaut()
+
+
+@pytest.fixture(scope="session")
+def hopper_path() -> Path:
+    return Path(mpl.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+
+
+@pytest.fixture(scope="session")
+def hopper(hopper_path: Path) -> NDArray[np.uint8]:
+    """600×512 RGB; one large face."""
+    return np.asarray(Image.open(hopper_path).convert("RGB"))
