@@ -1,0 +1,24 @@
+"""Find faces, cut them out in the canonical frame, and put them back.
+
+Finding gives `Face`s, `frame` and `align` cut them out, `paste` is their inverse.
+"""
+
+from facedeid.faces.alignment import Frame, align, frame, native_size
+from facedeid.faces.detection import DETECTORS
+from facedeid.faces.landmarks import Face, detect, faces_from_boxes, from_landmarks
+from facedeid.faces.pasting import Pasted, face_mask, paste
+
+__all__ = [
+    "DETECTORS",
+    "Face",
+    "Frame",
+    "Pasted",
+    "align",
+    "detect",
+    "face_mask",
+    "faces_from_boxes",
+    "frame",
+    "from_landmarks",
+    "native_size",
+    "paste",
+]
