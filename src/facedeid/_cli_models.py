@@ -1,0 +1,212 @@
+"""`facedeid models`: which weights there are, which are here, and how they come here."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from facedeid.errors import WeightsError
+
+if TYPE_CHECKING:
+    from facedeid.weights import Checkpoint, Progress, Status
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Public weights: list, fetch, import and verify them.")
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Name = Annotated[str, typer.Argument(help="A name from `facedeid models list`.")]
+
+_BUILT_IN = (
+    ("dlib", "dlib_face_recognition_resnet_model_v1.dat", "CC0", "recogniser, dlib ResNet"),
+    (
+        "dlib landmarks",
+        "shape_predictor_68_face_landmarks.dat",
+        "iBUG 300-W excludes commercial use",
+        "68 points of a face",
+    ),
+)
+"""What the package face_recognition_models brings: name, file, licence, what it is."""
+
+_COMMERCIAL = {True: "yes", False: "no", None: "unclear"}
+_STATE = {
+    "missing": "-",
+    "present": "here",
+    "verified": "verified",
+    "altered": "ALTERED",
+    "unpinned": "not imported",
+}
+
+
+@app.callback(invoke_without_command=True)
+def models(context: typer.Context) -> None:
+    """Public weights: list, fetch, import and verify them. Without a command: list."""
+    if context.invoked_subcommand is None:
+        list_models()
+
+
+@app.command("list")
+def list_models() -> None:
+    """All checkpoints that facedeid knows, and whether they are in the store."""
+    from facedeid import weights
+
+    table = Table("name", "here", "size", "commercial use", "what it is", box=None)
+    for name, file, licence, summary in _BUILT_IN:
+        here = "built in" if _built_in(file) else "[red]missing[/]"
+        use = "yes" if licence == "CC0" else "no"
+        table.add_row(name, here, "", use, f"{summary} (face_recognition_models)")
+    for name in _shipped():
+        table.add_row(escape(name), "built in", "", "", "comes with facedeid")
+    for known in weights.CHECKPOINTS.values():
+        state = _STATE[weights.status(known.name).state]
+        use = _COMMERCIAL[known.commercial]
+        table.add_row(known.name, state, _size(known.size), use, escape(known.summary))
+    out.print(table)
+    out.print(f"\nstore: {escape(str(weights.store()))}")
+
+
+def _built_in(file: str) -> bool:
+    from importlib.util import find_spec
+
+    spec = find_spec("face_recognition_models")
+    folders = spec.submodule_search_locations if spec is not None else None
+    return any((Path(folder) / "models" / file).is_file() for folder in folders or ())
+
+
+def _shipped() -> tuple[str, ...]:
+    from facedeid import weights
+
+    try:
+        return weights.shipped_names()
+    except WeightsError:
+        return ()
+
+
+def _size(size: int | None) -> str:
+    return "" if size is None else f"{size / 1e6:.1f} MB"
+
+
+@app.command()
+def show(name: Name) -> None:
+    """Everything about one checkpoint: licence, paper, input, hash, where to get it."""
+    from facedeid import weights
+
+    known, status = weights.entry(name), weights.status(name)
+    table = Table(box=None, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in _facts(known, status):
+        table.add_row(label, escape(text))
+    out.print(table)
+
+
+def _facts(known: "Checkpoint", status: "Status") -> list[tuple[str, str]]:
+    published = known.sha256 or "not publicly known: trusted on first use, then enforced"
+    facts = [
+        ("name", known.name),
+        ("what it is", known.summary),
+        ("licence", known.licence),
+        ("commercial use", _COMMERCIAL[known.commercial]),
+        ("paper", known.paper),
+        ("source", known.source),
+        ("addresses", "\n".join(known.urls) or "none: by hand, from the source"),
+        ("file", known.filename),
+        ("size", _size(known.size) or "not known"),
+        ("sha256", published),
+        ("input", known.input),
+        ("architecture", known.architecture),
+        ("layout", known.layout + (" (converted on import)" if known.converted else "")),
+        ("in the store", f"{_STATE[status.state]}: {status.path}"),
+    ]
+    if status.sha256 is not None and status.sha256 != known.sha256:
+        facts.append(("held to", f"{status.sha256} ({status.trust})"))
+    return facts
+
+
+@app.command()
+def download(name: Name) -> None:
+    """Fetch a checkpoint into the store; a transfer that was cut off goes on where it stopped."""
+    from facedeid import weights
+
+    known = weights.entry(name)
+    before = weights.status(name).state
+    err.print(f"{known.name}: {escape(known.licence)}")
+    with _bar(name) as progress:
+        if known.converted:
+            from facedeid import checkpoints
+
+            path = checkpoints.download(name, progress)
+        else:
+            path = weights.download(name, progress)
+    if before == "missing":
+        _say_trust(weights.status(name))
+    out.print(escape(str(path)))
+
+
+@contextmanager
+def _bar(name: str) -> Iterator["Progress"]:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _say_trust(status: "Status") -> None:
+    if status.trust == "first use":
+        err.print(
+            f"No published hash of {status.name} is known. What came was trusted and recorded "
+            f"(sha256 {status.sha256}); from now on the file is held to that."
+        )
+
+
+@app.command("import")
+def import_(
+    name: Name,
+    file: Annotated[Path, typer.Argument(help="The published file.", exists=True, dir_okay=False)],
+) -> None:
+    """Take a file that you fetched yourself into the store, after checking what it is."""
+    from facedeid import weights
+
+    if weights.entry(name).converted:
+        from facedeid import checkpoints
+
+        status = checkpoints.import_checkpoint(name, file)
+    else:
+        status = weights.import_file(name, file)
+    _say_trust(status)
+    out.print(escape(str(status.path)))
+
+
+@app.command()
+def verify(
+    name: Annotated[str, typer.Argument(help="A name, or `all` that are in the store.")] = "all",
+) -> None:
+    """Hash files of the store again and compare."""
+    from facedeid import weights
+
+    found = weights.verify(name)
+    table = Table("name", "state", Column("sha256", overflow="fold"), "known from", box=None)
+    for status in found:
+        table.add_row(status.name, _STATE[status.state], status.sha256 or "", status.trust)
+    out.print(table if found else "the store is empty")
+    bad = [status.name for status in found if status.state != "verified"]
+    if bad:
+        raise WeightsError(f"not as they should be: {', '.join(bad)}")
+
+
+@app.command()
+def path(
+    name: Annotated[str | None, typer.Argument(help="A checkpoint; without: the store.")] = None,
+) -> None:
+    """Print where the store is, or where one verified file is."""
+    from facedeid import weights
+
+    out.print(escape(str(weights.store() if name is None else weights.locate(name))))
