@@ -1,0 +1,101 @@
+"""The notes at the head of the page: what a person has to do something about, gravest first."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from facedeid.report.cards import is_open
+from facedeid.report.markup import Markup, element, name_of
+
+__all__ = ["attention", "note"]
+
+Record = Mapping[str, Any]
+
+FOLD = 12
+"""Longer lists of photos are folded."""
+
+ATTENTION: Sequence[tuple[str, str, str, str]] = (
+    (
+        "released-unprotected",
+        "bad",
+        "Released although not protected",
+        "A recogniser still matches a face in these, or none could judge it, and they were written "
+        "because of --on-unprotected release. Do not publish them; run again without that option "
+        "or with a stronger method.",
+    ),
+    (
+        "error",
+        "bad",
+        "Could not be processed",
+        "Nothing was written for these. Mend or convert the file as the message says, then run "
+        "again with --resume.",
+    ),
+    (
+        "withheld",
+        "warn",
+        "Not released: a face is still recognisable",
+        "Nothing was written for these. Choose a stronger setting or another method, or let "
+        "--on-unprotected blur fall back to a heavy blur.",
+    ),
+    (
+        "skipped",
+        "warn",
+        "Skipped: a face is still recognisable",
+        "Nothing was written for these, as --on-unprotected skip asks. Choose a stronger setting "
+        "or another method, or --on-unprotected blur.",
+    ),
+    (
+        "copied",
+        "warn",
+        "Copied as they are",
+        "Nothing in these was changed, as --on-no-face copy asks. Look at each one: a face that "
+        "the detector missed is unprotected in the copy.",
+    ),
+    (
+        "no-face",
+        "warn",
+        "No face found, not released",
+        "Look at each one. If somebody is in it, lower --min-face, try --detector cnn, or mark "
+        "the face with --plan. If nobody is, --on-no-face copy lets it through.",
+    ),
+)
+"""Status, kind of note, what happened, what to do; the gravest first."""
+
+
+def note(kind: str, title: str, text: str, *more: Markup) -> Markup:
+    """A coloured box; `kind` is good, bad, warn or calm."""
+    return element("div", element("h3", title), element("p", text), *more, class_=f"note {kind}")
+
+
+def attention(
+    run: Record | None, photos: Sequence[Record], *, interrupted: bool
+) -> Iterator[Markup]:
+    """What somebody has to do something about, the gravest first."""
+    if interrupted:
+        text = "It was interrupted: photos may be missing here. Go on with --resume."
+        yield note("bad", "This run did not finish", text)
+    for status, kind, title, text in ATTENTION:
+        found = [photo for photo in photos if photo["status"] == status]
+        if found:
+            yield note(kind, f"{title}: {_count(len(found), 'photo')}", text, _names(found))
+    kept = [p for p in photos if p["released"] and any(f["outcome"] == "kept" for f in p["faces"])]
+    if kept:
+        text = "These hold faces that are as they were, because of --keep, --only or the plan."
+        yield note("calm", f"Faces kept: {_count(len(kept), 'photo')}", text, _names(kept))
+    for warning in run["method"]["warnings"] if run else ():
+        yield note("warn", "About the method", warning)
+    if photos and not interrupted and not any(map(is_open, photos)):
+        text = "In every one, no recogniser matches a protected face in the file as written."
+        yield note("good", f"All {_count(len(photos), 'photo')} protected", text)
+
+
+def _names(photos: Sequence[Record]) -> Markup:
+    """The photos of a note, each with its message; folded when there are many."""
+    items = [element("li", name_of(p["photo"]), f" - {p['message']}") for p in photos]
+    names = element("ul", *items)
+    if len(photos) <= FOLD:
+        return names
+    return element("details", element("summary", f"List of {len(photos):,} photos"), names)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
