@@ -185,7 +185,7 @@ class Recognizer:
         chips = self.spec.crop.chips(faces.to(self.device), landmarks)
         return self._finish((chips + 1) * 127.5)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed_photo(
         self, rgb: NDArray[np.uint8], landmarks: Sequence[NDArray[np.float64]]
     ) -> Tensor:

@@ -14,7 +14,6 @@ boxes it was trained with.
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedeid.errors import OptionError, WeightsError
+from facedeid.models import dlib_model_path
 
 __all__ = ["DETECTORS", "Finder", "dlib_model", "finder", "scan", "suppress"]
 
@@ -64,18 +64,8 @@ def dlib_model(kind: Callable[[str], Any], file: str) -> Any:
         WeightsError: the package `face_recognition_models` or a file of it is missing.
     """
     if file not in vars(_local):
-        setattr(_local, file, kind(str(_models_folder() / file)))
+        setattr(_local, file, kind(str(dlib_model_path(file))))
     return getattr(_local, file)
-
-
-def _models_folder() -> Path:
-    spec = find_spec("face_recognition_models")  # not imported: that would need pkg_resources
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        if (models := Path(folder) / "models").is_dir():
-            return models
-    raise WeightsError(
-        "dlib's models are missing: install them with `pip install face_recognition_models`"
-    )
 
 
 def finder(detector: str) -> Finder:

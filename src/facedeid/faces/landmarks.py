@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from facedeid.errors import OptionError
 from facedeid.faces.detection import dlib_model, finder, scan
 from facedeid.faces.resampling import reflected, warp
+from facedeid.landmarks import MEAN_FACE
 
 __all__ = ["Face", "detect", "faces_from_boxes", "from_landmarks"]
 
@@ -201,18 +202,6 @@ def _nudged(
     return np.concatenate([centre - side * larger / 2, centre + side * larger / 2])
 
 
-# fmt: off
-_MEAN_FACE = np.array([
-    (41, 308), (44, 428), (52, 550), (75, 667), (119, 785), (189, 879), (279, 962), (387, 1026),
-    (500, 1048), (613, 1026), (721, 962), (811, 879), (881, 785), (925, 667), (948, 550),
-    (956, 428), (959, 308), (131, 198), (186, 150), (265, 136), (344, 155), (421, 189),
-    (579, 189), (656, 155), (735, 136), (814, 150), (869, 198), (500, 285), (500, 367),
-    (500, 448), (500, 526), (414, 579), (455, 594), (500, 610), (545, 594), (586, 579),
-    (220, 294), (268, 259), (329, 262), (381, 307), (324, 321), (265, 317), (619, 307),
-    (671, 262), (732, 259), (780, 294), (735, 317), (676, 321), (315, 727), (386, 697),
-    (449, 676), (500, 684), (551, 676), (614, 697), (685, 727), (618, 791), (554, 818),
-    (500, 825), (446, 818), (382, 791), (345, 730), (449, 723), (500, 725), (551, 723),
-    (655, 730), (554, 755), (500, 762), (446, 755),
-], np.float64) / 1000
-# fmt: on
-"""Median landmarks of 146 faces in their HOG boxes, made symmetric; in units of the box."""
+_MEAN_FACE = (MEAN_FACE - (0.1975, 0.294)) / 0.601
+"""The mean face in units of a HOG box: where that box lies in the canonical frame, by the median
+over 146 faces."""

@@ -14,7 +14,7 @@ which it lies deepest puts there, with a soft transition. The order of the faces
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import pi
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from facedeid.faces.resampling import warp
 
 __all__ = ["Pasted", "face_mask", "paste"]
 
+Region = Literal["face", "box", "ellipse"]
 Rectangle = tuple[int, int, int, int]
 """Left, top, right, bottom (exclusive)."""
 
@@ -45,6 +46,22 @@ class Pasted:
     after: Tensor
     """The same after the method."""
     carry: Literal["replace", "change"]
+    region: Region = "face"
+    """What is covered: the face's outline with the forehead, or a box or ellipse around that."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Cover:
+    """What a mask covers: a convex outline (K×2, pixels of the photo) and its borders."""
+
+    points: NDArray[np.float64]
+    size: float
+    """Diameter of a circle with the area of the face's hull."""
+    margin: float
+    feather: float
+
+
+_Placed = tuple[Pasted, _Cover, Rectangle]
 
 
 def paste(rgb: NDArray[Any], items: Sequence[Pasted]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -67,8 +84,9 @@ def paste(rgb: NDArray[Any], items: Sequence[Pasted]) -> tuple[NDArray[Any], NDA
     for item in items:
         _check(item)
     result, touched = rgb.copy(), np.zeros(rgb.shape[:2], np.bool_)
-    inside = [(item, _extent(item.face, rgb.shape)) for item in items]
-    for group in _groups([(item, where) for item, where in inside if _area(where)]):
+    covers = [(item, _cover(item.face, item.region)) for item in items]
+    inside = [(item, cover, _extent(cover, rgb.shape)) for item, cover in covers]
+    for group in _groups([member for member in inside if _area(member[2])]):
         _paste_group(rgb, group, result, touched)
     return result, touched
 
@@ -86,25 +104,25 @@ def _check(item: Pasted) -> None:
 
 def _paste_group(
     rgb: NDArray[Any],
-    group: list[tuple[Pasted, Rectangle]],
+    group: list[_Placed],
     result: NDArray[Any],
     touched: NDArray[np.bool_],
 ) -> None:
     """Blend faces whose masks may overlap, and write them into the result."""
-    left, top, right, bottom = _union([where for _, where in group])
+    left, top, right, bottom = _union([where for _, _, where in group])
     photo = rgb[top:bottom, left:right]
-    cover, weights = (np.zeros(photo.shape[:2], np.float32) for _ in range(2))
+    masks, weights = (np.zeros(photo.shape[:2], np.float32) for _ in range(2))
     change = np.zeros(photo.shape, np.float32)
-    for item, where in group:
+    for item, cover, where in group:
         here = np.s_[where[1] - top : where[3] - top, where[0] - left : where[2] - left]
-        mask = _mask(item.face, where)
-        weight = _weight(item.face, mask, where) if len(group) > 1 else np.ones_like(mask)
+        mask = _mask(cover, where)
+        weight = _weight(cover, mask, where) if len(group) > 1 else np.ones_like(mask)
         change[here] = change[here] + weight[..., None] * _change(photo[here], item, where)
         weights[here] = weights[here] + weight
-        cover[here] = np.maximum(cover[here], mask)
-    share = np.asarray(cover / np.maximum(weights, 1e-36), np.float32)
+        masks[here] = np.maximum(masks[here], mask)
+    share = np.asarray(masks / np.maximum(weights, 1e-36), np.float32)
     change = photo + change * share[..., None]
-    inside = cover > 0
+    inside = masks > 0
     level = np.clip(np.rint(change[inside]), 0, np.iinfo(rgb.dtype).max)
     result[top:bottom, left:right][inside] = level.astype(rgb.dtype)
     touched[top:bottom, left:right] |= inside
@@ -143,7 +161,8 @@ def _seam_shift(difference: NDArray[np.float32], item: Pasted) -> NDArray[np.flo
     """
     size = item.frame.size
     landmarks = (item.frame.to_frame(item.face.landmarks) + 0.5) * (_GRID / size) - 0.5
-    mask = _soft_hull(landmarks, item.face.landmarks_from == "box", (0, 0, _GRID, _GRID))
+    small_face = replace(item.face, landmarks=landmarks)
+    mask = _mask(_cover(small_face, item.region), (0, 0, _GRID, _GRID))
     ring = ((mask > 0) & (mask < 1)).astype(np.float32)
     small = cv2.resize(difference, (_GRID, _GRID), interpolation=cv2.INTER_AREA)
     typical = float(np.median(np.abs(small[ring > 0]))) if ring.any() else 0.0
@@ -183,9 +202,10 @@ def face_mask(face: Face, shape: tuple[int, ...]) -> NDArray[np.float32]:
         H×W float32: 1 over the face from jaw to hairline, 0 away from it.
     """
     mask = np.zeros(shape[:2], np.float32)
-    where = _extent(face, shape)
+    cover = _cover(face)
+    where = _extent(cover, shape)
     if _area(where):
-        mask[where[1] : where[3], where[0] : where[2]] = _mask(face, where)
+        mask[where[1] : where[3], where[0] : where[2]] = _mask(cover, where)
     return mask
 
 
@@ -194,28 +214,38 @@ _MARGIN, _FEATHER, _UNSURE = 0.03, 0.09, 0.12
 the landmarks are only estimated from the box; all in units of the face's size."""
 
 
-def _mask(face: Face, where: Rectangle) -> NDArray[np.float32]:
-    return _soft_hull(face.landmarks, face.landmarks_from == "box", where)
+def _cover(face: Face, region: Region = "face") -> _Cover:
+    outline = _outline(face.landmarks)
+    area = cv2.contourArea(cv2.convexHull(outline.astype(np.float32)))
+    size = float(np.sqrt(4 / pi * max(area, 1.0)))
+    margin = size * (_MARGIN + _UNSURE * (face.landmarks_from == "box"))
+    if region != "face":
+        outline = _around(outline, face.landmarks, region)
+    return _Cover(outline, size, margin, max(size * _FEATHER, 1.0))
 
 
-def _soft_hull(
-    landmarks: NDArray[np.float64], unsure: bool, where: Rectangle
-) -> NDArray[np.float32]:
-    margin, feather = _borders(landmarks, unsure)
-    distance = _distance(landmarks, where)
-    ramp = np.clip((margin + feather - distance) / feather, 0, 1)
+def _around(
+    outline: NDArray[np.float64], landmarks: NDArray[np.float64], region: Region
+) -> NDArray[np.float64]:
+    """The box or ellipse around an outline, turned as the line through the eyes."""
+    across = landmarks[42:48].mean(0) - landmarks[36:42].mean(0)
+    across = across / max(float(np.hypot(*across)), 1e-9)
+    axes = np.array([across, [-across[1], across[0]]])
+    turned = outline @ axes.T
+    low, high = turned.min(0), turned.max(0)
+    centre, half = (low + high) / 2, (high - low) / 2
+    if region == "box":
+        unit = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], float)
+    else:
+        angle = np.linspace(0, 2 * pi, 72, endpoint=False)[:, None]
+        reach = np.hypot(*((turned - centre) / half).T).max()
+        unit = np.hstack([np.cos(angle), np.sin(angle)]) * reach
+    return np.asarray((centre + unit * half) @ axes, np.float64)
+
+
+def _mask(cover: _Cover, where: Rectangle) -> NDArray[np.float32]:
+    ramp = np.clip((cover.margin + cover.feather - _distance(cover, where)) / cover.feather, 0, 1)
     return np.asarray(ramp * ramp * (3 - 2 * ramp), np.float32)
-
-
-def _borders(landmarks: NDArray[np.float64], unsure: bool) -> tuple[float, float]:
-    size = _size(landmarks)
-    return size * (_MARGIN + _UNSURE * unsure), max(size * _FEATHER, 1.0)
-
-
-def _size(landmarks: NDArray[np.float64]) -> float:
-    """Diameter of a circle with the area of the hull."""
-    area = cv2.contourArea(cv2.convexHull(_outline(landmarks).astype(np.float32)))
-    return float(np.sqrt(4 / pi * max(area, 1.0)))
 
 
 def _outline(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -234,8 +264,8 @@ def _outline(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([landmarks, arch])
 
 
-def _distance(landmarks: NDArray[np.float64], where: Rectangle) -> NDArray[np.float32]:
-    """Distance of each pixel of a rectangle to the hull; negative inside.
+def _distance(cover: _Cover, where: Rectangle) -> NDArray[np.float32]:
+    """Distance of each pixel of a rectangle to the outline; negative inside.
 
     Worked out on a grid of at most 256 cells a side: it is smooth, so that is as good.
     """
@@ -243,7 +273,7 @@ def _distance(landmarks: NDArray[np.float64], where: Rectangle) -> NDArray[np.fl
     cell = max((right - left) / 256, (bottom - top) / 256, 1 / 16)
     pad = 2
     across, down = int((right - left) / cell) + 1, int((bottom - top) / cell) + 1
-    hull = (_outline(landmarks) - (left, top)) / cell + pad
+    hull = (cover.points - (left, top)) / cell + pad
     solid = np.zeros((down + 2 * pad, across + 2 * pad), np.uint8)
     points = cv2.convexHull(hull.astype(np.float32))
     cv2.fillPoly(solid, [np.rint(points * 16).astype(np.int32)], 1, shift=4)
@@ -257,18 +287,17 @@ def _distance(landmarks: NDArray[np.float64], where: Rectangle) -> NDArray[np.fl
     return np.asarray(placed * cell, np.float32)
 
 
-def _weight(face: Face, mask: NDArray[np.float32], where: Rectangle) -> NDArray[np.float32]:
+def _weight(cover: _Cover, mask: NDArray[np.float32], where: Rectangle) -> NDArray[np.float32]:
     """How strongly a face claims a pixel against others: deep inside its mask, almost wholly."""
-    margin, feather = _borders(face.landmarks, face.landmarks_from == "box")
-    depth = margin + feather - _distance(face.landmarks, where)
-    depth = np.clip(depth / _size(face.landmarks), 0, None)
+    depth = cover.margin + cover.feather - _distance(cover, where)
+    depth = np.clip(depth / cover.size, 0, None)
     return np.asarray(depth**6 * mask / (1.001 - mask), np.float32)
 
 
-def _extent(face: Face, shape: tuple[int, ...]) -> Rectangle:
-    """The part of the photo that a face's mask can reach."""
-    outline = _outline(face.landmarks)
-    reach = sum(_borders(face.landmarks, face.landmarks_from == "box")) + 2
+def _extent(cover: _Cover, shape: tuple[int, ...]) -> Rectangle:
+    """The part of the photo that a mask can reach."""
+    outline = cover.points
+    reach = cover.margin + cover.feather + 2
     left, top = np.floor(outline.min(0) - reach).astype(int)
     right, bottom = np.ceil(outline.max(0) + reach).astype(int) + 1
     return (
@@ -288,11 +317,11 @@ def _union(rectangles: Sequence[Rectangle]) -> Rectangle:
     return min(left), min(top), max(right), max(bottom)
 
 
-def _groups(items: list[tuple[Pasted, Rectangle]]) -> list[list[tuple[Pasted, Rectangle]]]:
+def _groups(items: list[_Placed]) -> list[list[_Placed]]:
     """Split into groups so that rectangles of different groups do not overlap."""
-    groups: list[list[tuple[Pasted, Rectangle]]] = []
+    groups: list[list[_Placed]] = []
     for item in items:
-        touching = [g for g in groups if any(_overlap(item[1], where) for _, where in g)]
+        touching = [g for g in groups if any(_overlap(item[2], where) for _, _, where in g)]
         groups = [g for g in groups if g not in touching]
         groups.append([member for g in touching for member in g] + [item])
     return groups

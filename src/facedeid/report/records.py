@@ -119,6 +119,7 @@ def _match(match: "Match") -> dict[str, Any]:
         "threshold": _plain(match.threshold),
         "matched": bool(match.matched),
         "white_box": bool(match.white_box),
+        "control": _plain(match.control),
     }
 
 

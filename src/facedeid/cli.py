@@ -1,0 +1,359 @@
+"""The command line. Thin: it reads options, calls the library, and prints.
+
+Exit codes: 0 everything asked for was done; 1 something failed; 2 wrong usage; 3 a photo was not
+released because a face in it could not be protected; 4 a photo had no face and was not released;
+130 interrupted. The gravest applies (1, then 3, then 4). Networks are imported only by commands
+that need them, so that `--help` answers at once.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from facedeid import __version__
+from facedeid.errors import FacedeidError
+
+if TYPE_CHECKING:
+    from facedeid.batch import Done, Run, Source
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="facedeid",
+    help="Make faces in photos stop identifying anyone while the photos stay useful.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+FAILED, UNPROTECTED, NO_FACE, INTERRUPTED = 1, 3, 4, 130
+
+
+Detector = Annotated[
+    str, typer.Option(help="hog, cnn (finds profiles, slow), or the path of a YuNet .onnx file.")
+]
+MinFace = Annotated[int, typer.Option(help="Smallest face to look for, in pixels.", min=1)]
+Require = Annotated[
+    str, typer.Option(help="Operating point that counts as a match: library, best, far=1e-3.")
+]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+FirstFrame = Annotated[
+    bool, typer.Option("--first-frame", help="Of animations, take the first frame, drop the rest.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        out.print(f"facedeid {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def protect(
+    inputs: Annotated[list[str], typer.Argument(help="Photos, folders, glob patterns.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")] = Path(
+        "facedeid-out"
+    ),
+    method: Annotated[
+        str, typer.Option("-m", "--method", help="NAME or NAME:option=value; see 'methods'.")
+    ] = "pixelate",
+    detector: Detector = "hog",
+    min_face: MinFace = 24,
+    require: Require = "library",
+    recognizer: Annotated[
+        list[str] | None, typer.Option(help="Recogniser that verifies (repeatable); all.")
+    ] = None,
+    on_unprotected: Annotated[
+        Literal["fail", "blur", "skip", "release"],
+        typer.Option(help="When a face is still recognised."),
+    ] = "fail",
+    on_no_face: Annotated[
+        Literal["copy", "skip", "fail"], typer.Option(help="When no face is found.")
+    ] = "skip",
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="Face to leave alone: number, left,top,right,bottom, or a photo."),
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Protect only these; as --keep.")] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="Write the boxes there to correct; if it exists, follow it."),
+    ] = None,
+    metadata: Annotated[
+        Literal["strip", "keep-safe", "keep"],
+        typer.Option(help="EXIF and the like; thumbnails are always dropped."),
+    ] = "strip",
+    first_frame: FirstFrame = False,
+    seed: Annotated[int | None, typer.Option(help="Make random methods repeatable.")] = None,
+    jobs: Annotated[int, typer.Option("-j", "--jobs", help="Worker processes.", min=1)] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace earlier results (never originals).")
+    ] = False,
+    report_originals: Annotated[
+        bool,
+        typer.Option("--report-originals", help="Original faces in the report: IDENTIFIES PEOPLE."),
+    ] = False,
+    device: Device = "cpu",
+) -> None:
+    """Write a protected copy of every photo, and a report."""
+    from facedeid.batch import collect, protect_folder
+    from facedeid.methods import parse
+    from facedeid.plan import Plan
+
+    chosen = parse(method)
+    for warning in chosen.warnings:
+        err.print(f"[yellow]warning:[/] {escape(warning)}")
+    if plan is not None and not plan.exists():
+        _write_plan(collect(inputs, output)[0], plan, detector, min_face)
+        return
+    with _Progress() as progress:
+        run = protect_folder(
+            inputs,
+            output,
+            chosen,
+            jobs=jobs,
+            resume=resume,
+            overwrite=overwrite,
+            plan=None if plan is None else Plan.read(plan),
+            report_originals=report_originals,
+            started=progress.started,
+            progress=progress.finished,
+            detector=detector,
+            min_face=min_face,
+            recognizers=tuple(recognizer) if recognizer else None,
+            require=require,
+            on_unprotected=on_unprotected,
+            on_no_face=on_no_face,
+            keep=tuple(keep or ()),
+            only=tuple(only or ()),
+            metadata=metadata,
+            first_frame=first_frame,
+            seed=seed,
+            device=device,
+        )
+    _summary(run)
+    raise typer.Exit(_exit_code(run, on_no_face))
+
+
+class _Progress:
+    """A progress bar on the terminal, and a line for each photo that was not released."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        self._bar = Progress(
+            "[progress.description]{task.description}",
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            disable=not err.is_terminal,
+        )
+        self._task = self._bar.add_task("protecting", total=None)
+
+    def __enter__(self) -> "_Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def started(self, total: int, already: int) -> None:
+        if already:
+            err.print(f"{already} of {total} photos were finished by the earlier run")
+        self._bar.update(self._task, total=total, completed=already)
+
+    def finished(self, item: "Done") -> None:
+        self._bar.advance(self._task)
+        if item.status not in ("protected", "copied"):
+            message = str(item.record["message"]).removeprefix(f"{item.photo}: ")
+            err.print(f"[yellow]{escape(item.photo)}[/]: {escape(message)}")
+
+
+LABELS = {
+    "protected": "protected",
+    "copied": "without a face, copied as they are",
+    "released-unprotected": "RELEASED although a face is still recognisable",
+    "withheld": "not released: a face could not be protected",
+    "skipped": "skipped: a face could not be protected",
+    "no-face": "not released: no face was found (look at them: detectors miss faces)",
+    "error": "failed",
+}
+
+
+def _summary(run: "Run") -> None:
+    counts = run.counts
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for status, label in LABELS.items():
+        if counts[status]:
+            table.add_row(str(counts[status]), label)
+    if run.ignored:
+        table.add_row(str(len(run.ignored)), "files that are no photos, left alone")
+    if run.interrupted:
+        rest = run.total - len(run.done)
+        table.add_row(str(rest), "not begun or not finished; go on with --resume")
+    out.print(table)
+    out.print(f"results  {escape(str(run.output))}")
+    out.print(f"report   {escape(str(run.report_path))}")
+
+
+def _exit_code(run: "Run", on_no_face: str) -> int:
+    counts = run.counts
+    if run.interrupted:
+        return INTERRUPTED
+    if counts["error"] or (counts["no-face"] and on_no_face == "fail"):
+        return FAILED
+    if counts["withheld"]:
+        return UNPROTECTED
+    return NO_FACE if counts["no-face"] else 0
+
+
+def _write_plan(sources: "Sequence[Source]", path: Path, detector: str, min_face: int) -> None:
+    from rich.progress import track
+
+    from facedeid.plan import Plan, planned
+    from facedeid.report import write_whole
+
+    entries = [
+        planned(source.path, source.relative, detector=detector, min_face=min_face)
+        for source in track(sources, "looking for faces", console=err, disable=not err.is_terminal)
+    ]
+    write_whole(path, [Plan.text(entries)])
+    faces = sum(len(entry["faces"]) for entry in entries)
+    empty = [entry["photo"] for entry in entries if not entry["faces"]]
+    out.print(f"{faces} faces in {len(entries)} photos; nothing has been protected yet")
+    for photo in empty:
+        out.print(f"[yellow]no face found in {escape(photo)}[/]")
+    out.print(f"correct {escape(str(path))}, then run the same command again")
+
+
+@app.command()
+def verify(
+    original: Annotated[Path, typer.Argument(help="The photo before.")],
+    protected: Annotated[Path, typer.Argument(help="The photo after.")],
+    detector: Detector = "hog",
+    min_face: MinFace = 24,
+    require: Require = "library",
+    recognizer: Annotated[list[str] | None, typer.Option(help="Who judges (repeatable).")] = None,
+    first_frame: FirstFrame = False,
+    device: Device = "cpu",
+) -> None:
+    """Say for each face of ORIGINAL whether recognisers still match it in PROTECTED."""
+    from facedeid import imaging
+    from facedeid.errors import OptionError
+    from facedeid.models import Models
+    from facedeid.verification import compare
+
+    before = imaging.read(original, first_frame=first_frame).rgb8
+    after = imaging.read(protected, first_frame=first_frame).rgb8
+    if before.shape != after.shape:
+        raise OptionError(
+            f"{original} has {before.shape[1]}×{before.shape[0]} pixels, {protected} "
+            f"{after.shape[1]}×{after.shape[0]}: faces are compared place by place, so both must "
+            "have the same size"
+        )
+    pairs = compare(
+        before,
+        after,
+        Models(device).recognizers(recognizer),
+        require=require,
+        detector=detector,
+        min_face=min_face,
+    )
+    if not pairs:
+        err.print(f"no face was found in {escape(str(original))}")
+        raise typer.Exit(NO_FACE)
+    table = Table("face", "box", "outcome", "recogniser", "aligned", "distance", "threshold")
+    for number, pair in enumerate(pairs):
+        box = ",".join(str(round(v)) for v in pair.face.box)
+        outcome = pair.verdict.outcome + (" (they disagree)" if pair.verdict.disagreement else "")
+        for match in pair.verdict.matches:
+            color = "red" if match.matched else "green"
+            table.add_row(
+                str(number),
+                box,
+                outcome,
+                match.recognizer,
+                match.aligned,
+                f"[{color}]{match.distance:.3f}[/]",
+                f"{match.threshold:g}",
+            )
+            number, box, outcome = "", "", ""  # type: ignore[assignment]
+    out.print(table)
+    matched = sum(not pair.verdict.protected for pair in pairs)
+    out.print(f"{matched} of {len(pairs)} faces are still matched")
+    raise typer.Exit(UNPROTECTED if matched else 0)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None,
+) -> None:
+    """List the methods and their options."""
+    from facedeid.methods import METHODS, create
+
+    if name is not None:
+        method = create(name)
+        out.print(f"[bold]{name}[/]  {escape(method.summary)}  ({escape(method.source)})")
+        out.print(escape(_dedent(type(method).__doc__ or "")))
+        for option, value in method.options().items():
+            out.print(f"  {option} = {escape(repr(value))}")
+        return
+    table = Table("method", "what it does", "options (default)", "source")
+    for key, kind in METHODS.items():
+        options = ", ".join(f"{k}={v}" for k, v in kind().options().items())
+        table.add_row(key, escape(kind.summary), escape(options), escape(kind.source))
+    out.print(table)
+
+
+def _dedent(text: str) -> str:
+    import inspect
+
+    return inspect.cleandoc(text)
+
+
+def _mount(name: str, module: str, summary: str) -> None:
+    """Add a group of commands that is imported when it is used."""
+
+    @app.command(
+        name,
+        help=summary,
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )
+    def run(context: typer.Context) -> None:
+        group: Any = import_module(module)
+        code = group.app(args=context.args, prog_name=f"facedeid {name}", standalone_mode=False)
+        raise typer.Exit(code if isinstance(code, int) else 0)
+
+
+_mount("models", "facedeid._cli_models", "List, download, import and check networks.")
+_mount("train", "facedeid._cli_train", "Train the networks that ship, or your own.")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: errors that can be expected are printed in one line, without a traceback."""
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except FacedeidError as error:
+        err.print(f"[red]error:[/] {escape(str(error))}")
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        err.print("interrupted")
+        sys.exit(INTERRUPTED)

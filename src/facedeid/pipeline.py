@@ -1,0 +1,519 @@
+"""One photo from end to end: detect, align, method, paste back, write, verify. Fails closed.
+
+The judge is the picture as written: it is read again, faces are searched afresh, and recognisers
+compare each one with the original. A photo with a face that is still matched is not released
+unless the caller asked for that in so many words.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from facedeid import imaging
+from facedeid.errors import NoFaceError, OptionError, UnprotectedError
+from facedeid.faces import Face, Pasted, align, detect, frame, native_size, paste
+from facedeid.imaging import Photo
+from facedeid.methods import Method, parse
+from facedeid.methods.classical import Blur, Mask, Pixelate
+from facedeid.models import Models, Recognizer
+from facedeid.random import stream
+from facedeid.selection import Selection
+from facedeid.verification import Verdict, verify_face
+
+__all__ = [
+    "FaceReport",
+    "PhotoReport",
+    "Previews",
+    "Protected",
+    "Settings",
+    "protect",
+    "protect_file",
+    "protect_photo",
+]
+
+BATCH = 8
+"""Faces that go through a method together; bounds memory (1024 px crops: 0.1 GB)."""
+PREVIEW = 160
+"""Side of the crops for the report in pixels."""
+FALLBACKS: tuple[Method, ...] = (Blur(sigma=0.35), Mask())
+"""What `on_unprotected="blur"` tries in turn."""
+
+OnUnprotected = Literal["fail", "blur", "skip", "release"]
+OnNoFace = Literal["copy", "skip", "fail"]
+Status = Literal[
+    "protected", "released-unprotected", "withheld", "skipped", "no-face", "copied", "error"
+]
+Outcome = Literal["not-detected", "not-matched", "matched", "unverified", "kept"]
+Stage = Callable[[Photo], AbstractContextManager[Photo]]
+"""Writes a candidate, gives it back as read again, and commits when the block ends well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything a run needs to know besides the photos; plain values, so it travels to workers.
+
+    `require` names the operating point that counts as a match (`library`, `best`, `far=1e-3`).
+    `keep` and `only` take face numbers, regions `left,top,right,bottom`, or paths of reference
+    photos of a person. `seed` makes random methods repeatable; without it they draw from the
+    operating system.
+    """
+
+    method: Method = field(default_factory=Pixelate)
+    detector: str = "hog"
+    min_face: int = 24
+    recognizers: tuple[str, ...] | None = None
+    require: str = "library"
+    on_unprotected: OnUnprotected = "fail"
+    on_no_face: OnNoFace = "skip"
+    keep: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    seed: int | None = None
+    metadata: imaging.Mode = "strip"
+    first_frame: bool = False
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("on_unprotected", self.on_unprotected, ("fail", "blur", "skip", "release")),
+            ("on_no_face", self.on_no_face, ("copy", "skip", "fail")),
+            ("metadata", self.metadata, ("strip", "keep-safe", "keep")),
+        ):
+            if value not in allowed:
+                raise OptionError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        if self.keep and self.only:
+            raise OptionError("keep and only exclude each other: give one of them")
+        if self.min_face < 1:
+            raise OptionError(f"min_face must be at least 1 pixel, got {self.min_face}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaceReport:
+    """What happened to one face."""
+
+    index: int
+    box: tuple[float, float, float, float]
+    detector: str
+    landmarks_from: str
+    method: str | None
+    """None: the face was kept as it is."""
+    fallback: bool
+    outcome: Outcome
+    verdict: Verdict | None
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoReport:
+    """What happened to one photo."""
+
+    status: Status
+    message: str
+    width: int
+    height: int
+    faces: tuple[FaceReport, ...] = ()
+    dropped: tuple[str, ...] = ()
+    """Parts of the file that were not carried over: further frames, thumbnails, depth maps."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Previews:
+    """Aligned crops of one face for the report, PREVIEW² RGB uint8."""
+
+    before: NDArray[np.uint8]
+    after: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Protected:
+    """A photo after protection; `photo` is None where it must not be released."""
+
+    photo: Photo | None
+    report: PhotoReport
+    previews: tuple[Previews, ...] = ()
+
+    @property
+    def image(self) -> NDArray[Any]:
+        """The released picture as an array, of the input's type and channels.
+
+        Raises:
+            UnprotectedError: it was not released.
+        """
+        if self.photo is None:
+            raise UnprotectedError(self.report.message)
+        return self.photo.to_array()
+
+
+class _Clock:
+    """Seconds per stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[stage] = round(self.seconds.get(stage, 0) + spent, 4)
+
+
+@dataclass
+class _Item:
+    """One face on its way through the pipeline."""
+
+    index: int
+    face: Face
+    method: Method
+    embeddings: list[Tensor]
+    pasted: Pasted | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    fallback: bool = False
+    verdict: Verdict | None = None
+
+
+class _Still(Exception):
+    """A candidate was verified and some faces are still matched: it must not be committed."""
+
+
+def protect_photo(
+    photo: Photo,
+    settings: Settings,
+    models: Models,
+    *,
+    key: Sequence[str | int] = (),
+    faces: Sequence[Face] | None = None,
+    stage: Stage = nullcontext,
+    clock: _Clock | None = None,
+) -> Protected:
+    """De-identify one photo and verify the result.
+
+    Args:
+        photo: what to protect.
+        settings: how.
+        models: where networks come from.
+        key: names the photo in the random streams (say, its relative path).
+        faces: the faces, from the caller's own detector; None: detect them.
+        stage: how a candidate is written and read again; by default it stays in memory.
+        clock: goes on counting there.
+
+    Returns:
+        The photo where it may be released, and the report in any case. `fail` and `skip` differ
+        in the report only; raising is up to the caller (see `protect`).
+    """
+    clock = clock or _Clock()
+    with clock("detect"):
+        found = (
+            list(faces)
+            if faces is not None
+            else detect(photo.rgb8, detector=settings.detector, min_face=settings.min_face)
+        )
+    recognizers = models.recognizers(settings.recognizers)
+    selection = Selection.of(settings.keep, settings.only, recognizers, settings.require)
+    chosen = selection.choose(photo.rgb8, found)
+    items = [
+        _Item(i, face, settings.method, [])
+        for i, (face, yes) in enumerate(zip(found, chosen, strict=True))
+        if yes
+    ]
+    if not items:
+        return _without_faces(photo, found, settings, stage, clock)
+    with clock("verify"):
+        for recognizer in recognizers:
+            vectors = recognizer.embed_photo(photo.rgb8, [item.face.landmarks for item in items])
+            for item, vector in zip(items, vectors, strict=True):
+                item.embeddings.append(vector)
+    released, written = _attempts(photo, items, recognizers, settings, models, key, stage, clock)
+    return _finished(photo, found, items, released, written, settings, clock)
+
+
+def _attempts(
+    photo: Photo,
+    items: list[_Item],
+    recognizers: list[Recognizer],
+    settings: Settings,
+    models: Models,
+    key: Sequence[str | int],
+    stage: Stage,
+    clock: _Clock,
+) -> tuple[bool, Photo]:
+    """Try the method, then the fallbacks on what is still matched; released?, last candidate."""
+    fallbacks = FALLBACKS if settings.on_unprotected == "blur" else ()
+    todo = items
+    written = photo
+    for method in (settings.method, *fallbacks):
+        for item in todo:
+            item.method, item.fallback = method, method is not settings.method
+        _deidentify(photo, todo, settings, models, key, clock)
+        with clock("paste"):
+            rgb, touched = paste(photo.rgb, [i.pasted for i in items if i.pasted is not None])
+            candidate = photo.replaced(rgb, touched)
+        try:
+            with ExitStack() as stack:
+                with clock("write"):
+                    written = stack.enter_context(stage(candidate))
+                with clock("verify"):
+                    _verify(items, written, recognizers, settings)
+                todo = [item for item in items if not (item.verdict and item.verdict.protected)]
+                if todo and settings.on_unprotected != "release":
+                    raise _Still
+            return True, candidate
+        except _Still:
+            continue
+    return False, written
+
+
+def _verify(
+    items: Sequence[_Item],
+    written: Photo,
+    recognizers: Sequence[Recognizer],
+    settings: Settings,
+) -> None:
+    for item in items:
+        item.verdict = verify_face(
+            item.face,
+            item.embeddings,
+            written.rgb8,
+            recognizers,
+            require=settings.require,
+            detector=settings.detector,
+            white_box=item.method.surrogates,
+        )
+
+
+def _deidentify(
+    photo: Photo,
+    items: Sequence[_Item],
+    settings: Settings,
+    models: Models,
+    key: Sequence[str | int],
+    clock: _Clock,
+) -> None:
+    """Align, run each item's method, and note what to paste."""
+    groups: dict[int, list[_Item]] = {}
+    for item in items:
+        size = item.method.frame or native_size(item.face)
+        groups.setdefault(size, []).append(item)
+    for size, group in groups.items():
+        for first in range(0, len(group), BATCH):
+            batch = group[first : first + BATCH]
+            with clock("align"):
+                frames = [frame(item.face, size) for item in batch]
+                before = torch.stack([align(photo.rgb, f) for f in frames])
+                points = [f.to_frame(i.face.landmarks) for f, i in zip(frames, batch, strict=True)]
+                landmarks = torch.from_numpy(np.stack(points)).float()
+            with clock("method"):
+                method = batch[0].method
+                result = method(
+                    before,
+                    models,
+                    random=[stream(settings.seed, *key, item.index) for item in batch],
+                    landmarks=landmarks,
+                )
+            for i, item in enumerate(batch):
+                item.facts = result.facts[i]
+                item.pasted = Pasted(
+                    face=item.face,
+                    frame=frames[i],
+                    before=before[i],
+                    after=result.faces[i],
+                    carry=method.carry,
+                    region=method.region,
+                )
+
+
+def _without_faces(
+    photo: Photo, found: Sequence[Face], settings: Settings, stage: Stage, clock: _Clock
+) -> Protected:
+    why = "no face was found" if not found else "none of the faces was selected"
+    copy = settings.on_no_face == "copy"
+    if copy:
+        with clock("write"), stage(photo):
+            pass
+    report = PhotoReport(
+        status="copied" if copy else "no-face",
+        message=f"{why}; {'copied as it is' if copy else 'not released'}",
+        width=photo.rgb.shape[1],
+        height=photo.rgb.shape[0],
+        faces=tuple(_kept(i, face) for i, face in enumerate(found)),
+        dropped=photo.dropped,
+        seconds=clock.seconds,
+    )
+    return Protected(photo if copy else None, report)
+
+
+def _finished(
+    photo: Photo,
+    found: Sequence[Face],
+    items: Sequence[_Item],
+    released: bool,
+    written: Photo,
+    settings: Settings,
+    clock: _Clock,
+) -> Protected:
+    """Put the report together."""
+    by_index = {item.index: item for item in items}
+    faces = tuple(
+        _report(by_index[i]) if i in by_index else _kept(i, face) for i, face in enumerate(found)
+    )
+    bad = [f.index for f in faces if f.outcome in ("matched", "unverified")]
+    status: Status = "protected"
+    message = f"{len(items)} of {len(found)} faces protected"
+    if bad:
+        numbers = ", ".join(map(str, bad))
+        message = f"still recognisable or not verifiable: face {numbers}"
+        status = "withheld" if settings.on_unprotected in ("fail", "blur") else "skipped"
+        if released:
+            status, message = "released-unprotected", f"RELEASED UNPROTECTED; {message}"
+        else:
+            message += "; the photo is not released"
+    previews = tuple(
+        Previews(_preview(photo, item.face), _preview(written, item.face)) for item in items
+    )
+    report = PhotoReport(
+        status=status,
+        message=message,
+        width=photo.rgb.shape[1],
+        height=photo.rgb.shape[0],
+        faces=faces,
+        dropped=photo.dropped,
+        seconds=clock.seconds,
+    )
+    return Protected(written if released else None, report, previews)
+
+
+def _report(item: _Item) -> FaceReport:
+    assert item.verdict is not None
+    return dataclasses.replace(
+        _kept(item.index, item.face),
+        method=repr(item.method),
+        fallback=item.fallback,
+        outcome=item.verdict.outcome,
+        verdict=item.verdict,
+        facts=item.facts,
+    )
+
+
+def _kept(index: int, face: Face) -> FaceReport:
+    left, top, right, bottom = (round(float(v), 1) for v in face.box)
+    return FaceReport(
+        index=index,
+        box=(left, top, right, bottom),
+        detector=face.detector,
+        landmarks_from=face.landmarks_from,
+        method=None,
+        fallback=False,
+        outcome="kept",
+        verdict=None,
+        facts={},
+    )
+
+
+def _preview(photo: Photo, face: Face) -> NDArray[np.uint8]:
+    crop = align(photo.rgb, frame(face, PREVIEW)).permute(1, 2, 0).numpy()
+    return np.asarray((crop + 1) * 127.5 + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def protect_file(
+    source: Path,
+    target: Path,
+    settings: Settings,
+    models: Models,
+    *,
+    key: Sequence[str | int] = (),
+    find: Callable[[Photo], Sequence[Face]] | None = None,
+    replace: bool = False,
+) -> Protected:
+    """Read a photo, protect it, and write it to `target` if it may be released.
+
+    What is verified is the file itself, under a temporary name; `target` appears only once it has
+    passed, whole.
+
+    Args:
+        source: the photo; never written to.
+        target: where the result goes; must not exist unless `replace`.
+        settings: how.
+        models: where networks come from.
+        key: names the photo in the random streams.
+        find: gives the faces in place of the detector (a corrected plan, for example).
+        replace: an earlier result at `target` is replaced; the source never is.
+
+    Raises:
+        PhotoError: the source cannot be read.
+        OutputError: the result cannot be written.
+    """
+    clock = _Clock()
+    with clock("read"):
+        photo = imaging.read(source, first_frame=settings.first_frame)
+
+    @contextmanager
+    def stage(candidate: Photo) -> Iterator[Photo]:
+        with imaging.staged(
+            candidate, target, metadata=settings.metadata, overwrite=replace
+        ) as temporary:
+            yield imaging.read(temporary)
+
+    return protect_photo(
+        photo,
+        settings,
+        models,
+        key=key,
+        faces=None if find is None else find(photo),
+        stage=stage,
+        clock=clock,
+    )
+
+
+def protect(
+    image: Any,
+    method: str | Method = "pixelate",
+    *,
+    faces: Sequence[Face] | None = None,
+    models: Models | None = None,
+    **options: Any,
+) -> Protected:
+    """De-identify the faces in one image.
+
+    Args:
+        image: a path, a PIL image or an array, H×W, H×W×3 or H×W×4 (uint8, uint16, or float in
+            [0, 1]), RGB.
+        method: a name, a name with options (`pixelate:cells=8`) or a `Method`.
+        faces: the faces, from your own detector (see `facedeid.faces.faces_from_boxes`).
+        models: share one `Models` between calls to read the networks only once.
+        options: further fields of `Settings`. Here `on_no_face` is `fail` unless given.
+
+    Returns:
+        The result; `.image` is the array, `.report` what happened to each face.
+
+    Raises:
+        OptionError: an option is wrong.
+        PhotoError: the image cannot be read.
+        NoFaceError: no face was found and `on_no_face` is `fail`.
+        UnprotectedError: a face is still recognised and `on_unprotected` is `fail` or `blur`.
+    """
+    unknown = options.keys() - Settings.__dataclass_fields__.keys()
+    if unknown:
+        raise OptionError(f"protect has no option {', '.join(sorted(unknown))}")
+    chosen = parse(method) if isinstance(method, str) else method
+    settings = Settings(method=chosen, **{"on_no_face": "fail", **options})
+    if isinstance(image, str | Path):
+        photo = imaging.read(Path(image), first_frame=settings.first_frame)
+    else:
+        photo = imaging.from_array(image)
+    result = protect_photo(photo, settings, models or Models(settings.device), faces=faces)
+    if result.report.status == "withheld":
+        raise UnprotectedError(result.report.message)
+    if result.report.status == "no-face" and settings.on_no_face == "fail":
+        raise NoFaceError(result.report.message)
+    return result

@@ -1,0 +1,197 @@
+"""The commands as a user types them."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facedeid import __version__
+from facedeid.cli import main
+
+
+def run(*arguments: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code, and what was printed on both streams."""
+    code = 0
+    try:
+        main([str(a) for a in arguments])
+    except SystemExit as stop:
+        code = int(stop.code or 0) if not isinstance(stop.code, str) else 1
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err
+
+
+TURNED_BOX = [113, 133, 204, 224]
+"""The astronaut's face, upside down: no detector finds it."""
+
+
+@pytest.fixture
+def album(tmp_path: Path, hopper_path: Path, astronaut: np.ndarray) -> Path:
+    """Two portraits in different folders, a photo without a face, and a text."""
+    folder = tmp_path / "album"
+    (folder / "a b").mkdir(parents=True)
+    shutil.copy(hopper_path, folder / "hopper.jpg")
+    Image.fromarray(astronaut[:300, 60:380]).save(folder / "a b" / "ünï.png")
+    Image.new("RGB", (120, 90), "teal").save(folder / "wall.png")
+    (folder / "notes.txt").write_text("not a photo")
+    return folder
+
+
+def test_version_help_and_methods(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version", capsys=capsys) == (0, f"facedeid {__version__}\n")
+    code, text = run("--help", capsys=capsys)
+    assert code == 0
+    assert "protect" in text
+    code, text = run("methods", capsys=capsys)
+    assert code == 0
+    assert "pixelate" in text
+    code, text = run("methods", "blur", capsys=capsys)
+    assert "sigma = 0.12" in text
+    code, text = run("methods", "emoji", capsys=capsys)
+    assert code == 1
+    assert "no method is called 'emoji'" in text
+
+
+def test_protect_an_album(album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    originals = {p: p.read_bytes() for p in album.rglob("*") if p.is_file()}
+    target = tmp_path / "out"
+    code, text = run("protect", album, "-o", target, "--method", "pixelate", capsys=capsys)
+    assert code == 4, text  # the wall has no face
+    assert "2  protected" in text
+    assert "no face was found" in text
+    assert "1  files that are no photos" in text
+    made = sorted(p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file())
+    assert made == [
+        "a b/ünï.png",
+        "facedeid-report.html",
+        "facedeid-report.jsonl",
+        "facedeid-run.jsonl",
+        "hopper.jpg",
+    ]
+    assert {p: p.read_bytes() for p in album.rglob("*") if p.is_file()} == originals
+    lines = [json.loads(t) for t in (target / "facedeid-report.jsonl").read_text().splitlines()]
+    assert [x["photo"] for x in lines if x.get("type") == "photo"] == [
+        "a b/ünï.png",
+        "hopper.jpg",
+        "wall.png",
+    ]
+    assert str(album) not in (target / "facedeid-report.jsonl").read_text()
+    code, text = run("protect", album, "-o", target, capsys=capsys)
+    assert code == 1
+    assert "are there already" in text
+    code, text = run("verify", album / "hopper.jpg", target / "hopper.jpg", capsys=capsys)
+    assert code == 0, text
+    assert "0 of 1 faces are still matched" in text
+
+
+def test_verify_says_when_a_face_is_still_there(
+    hopper_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text = run("verify", hopper_path, hopper_path, capsys=capsys)
+    assert code == 3
+    assert "1 of 1 faces are still matched" in text
+    assert "dlib" in text
+
+
+def test_an_unprotected_face_is_withheld(
+    hopper_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weak = ("protect", hopper_path, "-o", tmp_path, "-m", "blur:sigma=0.001")
+    code, text = run(*weak, capsys=capsys)
+    assert code == 3
+    assert "not released" in text
+    assert "warning: blur with sigma 0.001 is light" in text
+    assert not (tmp_path / "grace_hopper.jpg").exists()
+    code, text = run(*weak, "--on-unprotected", "release", "--overwrite", capsys=capsys)
+    assert code == 0
+    assert "RELEASED although" in text
+    assert (tmp_path / "grace_hopper.jpg").exists()
+
+
+def test_a_plan_is_written_corrected_and_followed(
+    album: Path, astronaut: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, target = tmp_path / "plan.json", tmp_path / "out"
+    Image.fromarray(np.rot90(astronaut[:300, 60:380], 2)).save(album / "turned.png")
+    command = ("protect", album, "-o", target, "-m", "mask", "--plan", plan)
+    code, text = run(*command, capsys=capsys)
+    assert code == 0
+    assert "nothing has been protected yet" in text
+    assert "no face found in wall.png" in text
+    assert not target.exists()
+    data = json.loads(plan.read_text())
+    entries = {entry["photo"]: entry for entry in data["photos"]}
+    assert entries["turned.png"]["faces"] == []
+    entries["turned.png"]["faces"].append({"box": TURNED_BOX})
+    entries["hopper.jpg"]["faces"][0]["protect"] = False
+    plan.write_text(json.dumps(data))
+    code, text = run(*command, "--overwrite", capsys=capsys)
+    assert code == 4, text
+    assert not (target / "hopper.jpg").exists()  # nothing to protect there: not released
+    turned = np.asarray(Image.open(target / "turned.png"))
+    left, top, right, bottom = TURNED_BOX
+    assert turned[(top + bottom) // 2, (left + right) // 2].tolist() == [0, 0, 0]
+    assert np.array_equal(turned[:20], np.asarray(Image.open(album / "turned.png"))[:20])
+    plan.write_text('{"schema": "facedeid.plan/1", "photos": [{"photo": "x", "faces": [{}]}]}')
+    code, text = run(*command, "--overwrite", capsys=capsys)
+    assert code == 1
+    assert "entry 0 is not as it should be" in text
+    plan.write_text("{]")
+    code, text = run(*command, "--overwrite", capsys=capsys)
+    assert code == 1
+    assert "cannot read the plan" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (["protect", "missing.jpg"], 1, "missing.jpg does not exist"),
+        (["protect", "*.nothing"], 1, "does not exist"),
+        (["protect", "{hopper}", "-m", "emoji"], 1, "no method is called"),
+        (["protect", "{hopper}", "--require", "far=7"], 1, "no such operating point"),
+        (["protect", "{hopper}", "--detector", "eyes"], 1, "detector"),
+        (["protect", "{hopper}", "--device", "tpu9"], 1, "use cpu or cuda"),
+        (["protect", "{hopper}", "--recognizer", "mum"], 1, "no recogniser is called 'mum'"),
+        (["protect", "{hopper}", "--jobs", "0"], 2, "--jobs"),
+        (["protect", "{hopper}", "--on-no-face", "maybe"], 2, "--on-no-face"),
+        (["protect"], 2, "inputs"),
+        (["verify", "{hopper}"], 2, "protected"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_bad_usage_is_explained(
+    arguments: list[str],
+    code: int,
+    complaint: str,
+    hopper_path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    filled = [a.format(hopper=hopper_path) if "{h" in a else a for a in arguments]
+    got, text = run(*filled, capsys=capsys)
+    assert (got, complaint in text) == (code, True), text
+    assert "Traceback" not in text
+    assert list(tmp_path.rglob("*.jpg")) == []
+
+
+def test_sizes_must_agree_to_verify(
+    hopper_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (10, 10)).save(tmp_path / "small.png")
+    code, text = run("verify", hopper_path, tmp_path / "small.png", capsys=capsys)
+    assert code == 1
+    assert "same size" in text
+
+
+def test_the_module_runs() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "facedeid", "--version"], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.startswith("facedeid ")

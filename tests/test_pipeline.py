@@ -1,0 +1,232 @@
+"""One photo from end to end, judged from outside."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+import facedeid
+from facedeid import imaging
+from facedeid.errors import NoFaceError, OptionError, OutputError, UnprotectedError
+from facedeid.faces import detect
+from facedeid.methods import METHODS, create
+from facedeid.methods.classical import Blur
+from facedeid.models import Models
+from facedeid.pipeline import Protected, Settings, protect, protect_file, protect_photo
+
+Array = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    return Models()
+
+
+@pytest.fixture(scope="module")
+def pixelated(hopper: Array, models: Models) -> Protected:
+    return protect(hopper, "pixelate", models=models)
+
+
+def test_a_face_is_protected(pixelated: Protected, hopper: Array) -> None:
+    report = pixelated.report
+    assert report.status == "protected"
+    assert (report.width, report.height) == (512, 600)
+    (face,) = report.faces
+    assert face.outcome in ("not-matched", "not-detected")
+    assert face.method == "Pixelate(cells=None, cluster=None)"
+    assert face.verdict is not None
+    assert {m.recognizer for m in face.verdict.matches} >= {"dlib"}
+    assert all(m.distance >= m.threshold and not m.matched for m in face.verdict.matches)
+    assert set(report.seconds) >= {"detect", "align", "method", "paste", "write", "verify"}
+
+
+def test_pixels_away_from_the_face_are_identical(pixelated: Protected, hopper: Array) -> None:
+    left, top, right, bottom = pixelated.report.faces[0].box
+    changed = (pixelated.image != hopper).any(-1)
+    rows, columns = np.nonzero(changed)
+    side = right - left
+    assert changed.mean() > 0.02
+    assert left - side / 2 < columns.min() < columns.max() < right + side / 2
+    assert top - side < rows.min() < rows.max() < bottom + side / 2
+
+
+def test_the_eyes_and_mouth_are_gone(pixelated: Protected, hopper: Array) -> None:
+    face = max(detect(hopper), key=lambda f: f.score)
+    for group in (slice(36, 42), slice(42, 48), slice(48, 60), slice(17, 27), slice(0, 17, 4)):
+        points = face.landmarks[group].round().astype(int)
+        inner = ((points - points.mean(0)) * 0.8 + points.mean(0)).round().astype(int)
+        assert (pixelated.image[inner[:, 1], inner[:, 0]] != hopper[inner[:, 1], inner[:, 0]]).any()
+
+
+def test_a_face_that_is_still_matched_is_not_released(hopper: Array, models: Models) -> None:
+    with pytest.raises(UnprotectedError, match=r"still recognisable.*face 0.*not released"):
+        protect(hopper, Blur(sigma=0.001), models=models)
+
+
+@pytest.mark.parametrize(
+    ("policy", "status", "released"),
+    [
+        ("fail", "withheld", False),
+        ("skip", "skipped", False),
+        ("release", "released-unprotected", True),
+        ("blur", "protected", True),
+    ],
+)
+def test_what_happens_to_an_unprotected_face_is_the_users_choice(
+    hopper: Array, models: Models, policy: str, status: str, released: bool
+) -> None:
+    settings = Settings(method=Blur(sigma=0.001), on_unprotected=policy)  # type: ignore[arg-type]
+    result = protect_photo(imaging.from_array(hopper), settings, models)
+    assert result.report.status == status
+    assert (result.photo is not None) is released
+    (face,) = result.report.faces
+    assert face.fallback is (policy == "blur")
+    assert (face.outcome == "matched") is (policy != "blur")
+    if policy == "blur":
+        assert face.method == "Blur(sigma=0.35)"
+        assert np.abs(result.image.astype(int) - hopper).max() > 50
+
+
+def test_a_method_that_knew_every_judge_proves_nothing(hopper: Array, models: Models) -> None:
+    class Insider(Blur):
+        @property
+        def surrogates(self) -> tuple[str, ...]:
+            return tuple(r.name for r in models.recognizers())
+
+    settings = Settings(method=Insider(sigma=0.3))
+    result = protect_photo(imaging.from_array(hopper), settings, models)
+    assert result.report.faces[0].outcome == "unverified"
+    assert result.report.status == "withheld"
+    assert result.photo is None
+
+
+def test_no_face(models: Models) -> None:
+    empty = np.full((200, 300, 3), 127, np.uint8)
+    with pytest.raises(NoFaceError, match="no face was found"):
+        protect(empty, models=models)
+    copied = protect(empty, models=models, on_no_face="copy")
+    assert copied.report.status == "copied"
+    assert np.array_equal(copied.image, empty)
+    skipped = protect(empty, models=models, on_no_face="skip")
+    assert skipped.photo is None
+    with pytest.raises(UnprotectedError):
+        _ = skipped.image
+
+
+def test_faces_may_come_from_the_caller(hopper: Array, models: Models) -> None:
+    face = max(detect(hopper), key=lambda f: f.score)
+    result = protect(hopper, "mask", faces=[face], models=models)
+    assert len(result.report.faces) == 1
+    assert protect(hopper, "mask", faces=[], models=models, on_no_face="skip").photo is None
+
+
+def test_two_people_and_a_choice(
+    hopper: Array, astronaut: Array, models: Models, tmp_path: Path
+) -> None:
+    both = np.zeros((600, 1024, 3), np.uint8)
+    both[:, :512] = hopper
+    both[:512, 512:] = astronaut
+    found = detect(both)
+    grace = min(range(len(found)), key=lambda i: abs(sum(found[i].box[::2]) / 2 - 256))
+    reference = tmp_path / "grace.png"
+    Image.fromarray(np.ascontiguousarray(hopper[:, ::-1])).save(reference)
+    for keep in (str(grace), "0,0,512,600", str(reference)):
+        result = protect(both, "mask", models=models, keep=(keep,))
+        outcomes = {f.index: f.outcome for f in result.report.faces}
+        assert outcomes.pop(grace) == "kept"
+        assert set(outcomes.values()) <= {"not-matched", "not-detected"}
+        assert np.array_equal(result.image[:, :500], both[:, :500])
+        assert not np.array_equal(result.image[:, 512:], both[:, 512:])
+        flipped = protect(both, "mask", models=models, only=(keep,))
+        assert np.array_equal(flipped.image[:, 520:], both[:, 520:])
+        assert not np.array_equal(flipped.image[:, :500], both[:, :500])
+    with pytest.raises(OptionError, match="cannot tell which face"):
+        protect(both, models=models, keep=("someone.jpg",))
+    with pytest.raises(OptionError, match="exclude each other"):
+        protect(both, models=models, keep=("0",), only=("1",))
+
+
+@pytest.mark.parametrize("form", ["grey", "rgba", "deep", "float", "pil"])
+def test_arrays_of_all_kinds_come_back_as_they_were(
+    hopper: Array, models: Models, form: str
+) -> None:
+    given = {
+        "grey": hopper.mean(-1).astype(np.uint8),
+        "rgba": np.dstack([hopper, np.arange(600 * 512).reshape(600, 512) % 251]).astype(np.uint8),
+        "deep": (hopper.astype(np.uint16) * 257 + 3).clip(0, 65535).astype(np.uint16),
+        "float": (hopper / 255).astype(np.float32),
+        "pil": Image.fromarray(hopper),
+    }[form]
+    result = protect(given, "pixelate", models=models)
+    wanted = np.asarray(given)
+    assert result.image.shape == wanted.shape
+    assert result.image.dtype == wanted.dtype
+    assert np.array_equal(result.image[:40], wanted[:40])
+    same = result.image == wanted
+    assert 0.5 < same.mean() < 0.99
+    if form == "rgba":
+        assert np.array_equal(result.image[..., 3], wanted[..., 3])
+
+
+def test_a_seed_repeats_and_its_absence_does_not(hopper: Array, models: Models) -> None:
+    def noisy(seed: int | None) -> Array:
+        return protect(hopper, "noise", models=models, seed=seed, on_unprotected="release").image
+
+    assert np.array_equal(noisy(5), noisy(5))
+    assert not np.array_equal(noisy(5), noisy(6))
+    assert not np.array_equal(noisy(None), noisy(None))
+
+
+def test_a_file_appears_whole_or_not_at_all(
+    hopper_path: Path, models: Models, tmp_path: Path
+) -> None:
+    before = hopper_path.read_bytes()
+    good, bad = tmp_path / "good.jpg", tmp_path / "bad.jpg"
+    settings = Settings(method=create("pixelate"))
+    assert protect_file(hopper_path, good, settings, models).report.status == "protected"
+    with Image.open(good) as written, Image.open(hopper_path) as original:
+        assert written.size == original.size
+        assert written.format == "JPEG"
+        assert written.quantization == original.quantization
+    weak = Settings(method=Blur(sigma=0.001))
+    assert protect_file(hopper_path, bad, weak, models).photo is None
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["good.jpg"]
+    with pytest.raises(OutputError):
+        protect_file(hopper_path, hopper_path, settings, models, replace=True)
+    with pytest.raises(OutputError):
+        protect_file(hopper_path, good, settings, models)
+    assert hopper_path.read_bytes() == before
+
+
+def test_what_is_verified_is_the_file(
+    hopper_path: Path, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that quietly puts the original there does not get past the verification."""
+    original = imaging.read(hopper_path)
+    encode = imaging.writing.encode  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        imaging.writing,  # type: ignore[attr-defined]
+        "encode",
+        lambda photo, *a, **k: encode(original, *a, **k),
+    )
+    result = protect_file(hopper_path, tmp_path / "out.jpg", Settings(), models)
+    assert result.report.status == "withheld"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_that_do_not_exist(hopper: Array) -> None:
+    with pytest.raises(OptionError, match="no option strengh"):
+        protect(hopper, strengh=3)
+    with pytest.raises(OptionError, match="on_unprotected must be one of fail, blur"):
+        protect(hopper, on_unprotected="shrug")
+    with pytest.raises(OptionError, match="at least 1 pixel"):
+        protect(hopper, min_face=0)
+
+
+def test_the_front_door_is_the_pipeline(hopper: Array) -> None:
+    assert facedeid.protect is protect
+    assert set(facedeid.METHODS) == set(METHODS)
+    assert torch.is_grad_enabled()
