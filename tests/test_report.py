@@ -152,6 +152,7 @@ def test_photo_line_follows_the_schema():
         "threshold": 0.6,
         "matched": True,
         "white_box": True,
+        "control": None,
     }
     assert (second["method"], second["matches"], second["evidence"]) == (None, [], [])
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from facedeid.faces import Face, detect, face_mask
+from facedeid.faces import Face, detect, face_mask, faces_from_boxes
 from facedeid.models import Recognizer
 
 __all__ = ["FacePair", "Match", "Verdict", "compare", "verify_face"]
@@ -164,7 +164,8 @@ def find_again(rgb: NDArray[np.uint8], face: Face, detector: str) -> Face | None
     best = max(candidates, key=lambda found: _overlap(found.box, face.box), default=None)
     if best is None or _overlap(best.box, face.box) < SAME_PLACE:
         return None
-    return best
+    (placed,) = faces_from_boxes(rgb, [best.box])  # landmarks at the photo's own resolution
+    return placed
 
 
 def _moved(face: Face, factor: NDArray[np.float64], offset: NDArray[np.int_]) -> Face:
