@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from facedeid.nets.aei import AEIConfig, AEINet
 from facedeid.nets.irse import IrSe
 from facedeid.nets.psp import GradualStyleEncoder
 from facedeid.nets.stylegan2 import Generator
@@ -46,11 +48,24 @@ def frozen(network: nn.Module) -> nn.Module:
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
+class Swapped(nn.Module):
+    """AEI-Net with identities that do not depend on the faces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = AEINet(AEIConfig())
+        self.register_buffer("identity", F.normalize(torch.randn(1, 512)))
+
+    def forward(self, faces: Tensor) -> Tensor:
+        return self.net(faces, self.identity.expand(len(faces), -1))[0]
+
+
 CASES: dict[str, Case] = {
     "stylegan2-256": Case(lambda: Generator(256, n_mlp=0), styles(14), textbook),
     "stylegan2-1024": Case(lambda: Generator(1024, n_mlp=0), styles(18), textbook),
     "psp-encoder-256": Case(lambda: GradualStyleEncoder(18), images(256), backward=False),
     "ir-se50-112": Case(IrSe, images(112)),
+    "aei-net-256": Case(Swapped, images(256), backward=False),
 }
 
 
