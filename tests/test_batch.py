@@ -106,6 +106,32 @@ def test_kill_9_loses_nothing(album: Path, tmp_path: Path) -> None:
     assert sorted(leftovers) == [batch.REPORT_HTML, batch.REPORT_JSONL, MANIFEST]
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ctrl_c_ends_the_command_in_order(album: Path, tmp_path: Path, jobs: int) -> None:
+    for i in range(30):
+        shutil.copy(album / "0.png", album / f"more{i}.png")
+    target = tmp_path / "out"
+    command = [sys.executable, "-m", "facedeid", "protect", str(album), "-o", str(target)]
+    process = subprocess.Popen(
+        [*command, "--jobs", str(jobs)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 90
+    while not photos(target) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, text
+    assert "go on with --resume" in text
+    assert "Traceback" not in text
+    assert 1 <= len(photos(target)) < 30
+    assert (target / batch.REPORT_HTML).exists()
+    assert not list(target.glob(f"{imaging.TEMPORARY_PREFIX}*"))
+
+
 def test_resume_wants_the_same_settings(album: Path, tmp_path: Path) -> None:
     protect_folder(album, tmp_path / "out", "mask")
     with pytest.raises(OptionError, match="had other settings"):

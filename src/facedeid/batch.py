@@ -9,6 +9,7 @@ import glob
 import json
 import multiprocessing
 import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -251,6 +252,11 @@ def _work(job: _Job) -> Done:
     )
 
 
+def _leave_interrupts_alone() -> None:
+    """Ctrl-C reaches every process of a terminal; only the first one decides what to do."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _results(
     jobs: Sequence[_Job], workers: int, begin: Callable[[str], None]
 ) -> Generator[Done, None, None]:
@@ -261,7 +267,7 @@ def _results(
             yield _work(job)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_leave_interrupts_alone) as pool:
         waiting = list(reversed(jobs))
         running: set[Future[Done]] = set()
         try:

@@ -4,8 +4,10 @@ import shutil
 import sys
 from pathlib import Path
 
+from PIL import Image
 from rich.console import Console
 
+from facedeid import imaging
 from facedeid.batch import protect_folder
 from facedeid.errors import FacedeidError
 
@@ -24,6 +26,24 @@ def portraits(folder: Path) -> None:
         shutil.copyfile(photo, folder / photo.name)
 
 
+def overview(folder: Path, height: int = 320) -> Path:
+    """One picture with the portraits as they were and after each method, side by side."""
+    columns = [folder / "originals", *(folder / method.partition(":")[0] for method in METHODS)]
+    rows = []
+    for photo in sorted(columns[0].iterdir()):
+        pictures = [imaging.read(column / photo.name).to_pil().convert("RGB") for column in columns]
+        width = round(height * pictures[0].width / pictures[0].height)
+        rows.append([picture.resize((width, height)) for picture in pictures])
+    widths = [max(row[i].width for row in rows) for i in range(len(columns))]
+    page = Image.new("RGB", (sum(widths), height * len(rows)), "white")
+    for y, row in enumerate(rows):
+        for i, picture in enumerate(row):
+            page.paste(picture, (sum(widths[:i]) + (widths[i] - picture.width) // 2, y * height))
+    target = folder / "overview.png"
+    page.save(target)
+    return target
+
+
 def run(folder: Path) -> int:
     """Protect the portraits with each method; the number of photos that were not protected."""
     console = Console(highlight=False, soft_wrap=True)
@@ -38,6 +58,8 @@ def run(folder: Path) -> int:
         console.print(f"[bold]{method}[/]: {protected} of {len(result.done)} photos protected")
         console.print(f"  pictures  {result.output.resolve()}")
         console.print(f"  report    {result.report_path.resolve()}")
+    if not failed:
+        console.print(f"[bold]side by side[/]: {overview(folder).resolve()}")
     return failed
 
 
