@@ -33,17 +33,23 @@ SIDES = (700, 420, 300, 220, 160, 120, 88, 60, 40, 28)
 def portraits() -> list[tuple[np.ndarray, tuple[float, float, float]]]:
     """Two portraits and the centre and side of the face in each."""
     hopper = Path(mpl.get_data_path()) / "sample_data" / "grace_hopper.jpg"
-    return [
-        (skimage.data.astronaut()[:330, 60:400], (160.0, 121.0, 90.0)),
-        (np.asarray(Image.open(hopper).convert("RGB")), (262.0, 195.0, 185.0)),
+    whole = [
+        (skimage.data.astronaut(), (220, 121, 90)),
+        (np.asarray(Image.open(hopper).convert("RGB")), (262, 242, 193)),
     ]
+    cut = []
+    for picture, (x, y, side) in whole:
+        left, top = x - round(0.9 * side), max(0, y - round(1.2 * side))
+        tight = picture[top : y + round(1.2 * side), left : x + round(0.9 * side)]
+        cut.append((tight, (float(x - left), float(y - top), float(side))))
+    return cut
 
 
 def scene(seed: int) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
     """A photo, and per face its centre and side."""
     random = np.random.default_rng(seed)
     coffee = cv2.resize(skimage.data.coffee(), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
-    canvas = cv2.GaussianBlur(coffee, (0, 5))
+    canvas = cv2.GaussianBlur(coffee, (0, 0), 5)
     canvas = np.clip(canvas + random.normal(0, 4, canvas.shape), 0, 255).astype(np.uint8)
     places, truth, sources = [], [], portraits()
     for number, side in enumerate(SIDES):

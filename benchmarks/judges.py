@@ -1,0 +1,98 @@
+"""Faces per second of the package's judges next to what they stand in for, in one run.
+
+    python benchmarks/judges.py --threads 2 --alex features.safetensors heads.safetensors
+
+Recognisers embed ready-cut chips: dlib's own C++ descriptor (one chip after another, and as a
+list), dlib's network in PyTorch, `facedeid-mobile`. Distances compare pairs of 256 px faces:
+LPIPS-AlexNet (random weights unless its files are named: the speed is the same) and
+`facedeid-lpips`. Median of several repeats, after one that is not counted; PyTorch with the number
+of threads asked for, dlib's C++ as it is built.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import dlib
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from facedeid.models import RECOGNIZERS, dlib_model_path
+from facedeid.nets.lpips import Lpips, lpips, lpips_state
+
+SHIPPED = Path(__file__).parents[1] / "src/facedeid/data/facedeid-lpips.safetensors"
+
+
+def faces_per_second(run: Callable[[], Any], count: int, repeats: int) -> float:
+    run()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return count / median(times)
+
+
+def recognisers(batch: int) -> dict[str, Callable[[], Any]]:
+    random = np.random.default_rng(0)
+    chips = [random.integers(0, 256, (150, 150, 3), np.uint8) for _ in range(batch)]
+    native = dlib.face_recognition_model_v1(
+        str(dlib_model_path("dlib_face_recognition_resnet_model_v1.dat"))
+    )
+    runs = {"dlib, C++": lambda: native.compute_face_descriptor(chips)}
+    for name in ("dlib", "facedeid-mobile"):
+        spec = RECOGNIZERS[name]
+        net = prepared(spec.build())
+        x = spec.scale(torch.rand(batch, 3, spec.crop.size, spec.crop.size) * 255)
+        label = "dlib, PyTorch" if name == "dlib" else name
+        runs[label] = quiet(net, x.contiguous(memory_format=torch.channels_last))
+    return runs
+
+
+def distances(batch: int, alex: list[Path]) -> dict[str, Callable[[], Any]]:
+    teacher = lpips(lpips_state(*map(load_file, alex))) if alex else Lpips("alex").eval()
+    shipped = {k: v.float() for k, v in load_file(SHIPPED).items()}
+    a, b = torch.rand(2, batch, 3, 256, 256) * 2 - 1
+    pair = [x.contiguous(memory_format=torch.channels_last) for x in (a, b)]
+    return {
+        "LPIPS-AlexNet": quiet(prepared(teacher), *pair),
+        "facedeid-lpips": quiet(prepared(lpips(shipped)), *pair),
+    }
+
+
+def prepared(net: nn.Module) -> nn.Module:
+    net = net.eval().requires_grad_(False)
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def quiet(net: nn.Module, *inputs: Tensor) -> Callable[[], Any]:
+    def run() -> Any:
+        with torch.inference_mode():
+            return net(*inputs)
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--alex", type=Path, nargs="*", default=[])
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(f"{'':18}" + "".join(f"{f'batch {b}':>12}" for b in options.batches) + "   per second")
+    for make in (recognisers, lambda batch: distances(batch, options.alex)):
+        runs = {batch: make(batch) for batch in options.batches}
+        for name in runs[options.batches[0]]:
+            speeds = (faces_per_second(runs[b][name], b, options.repeats) for b in options.batches)
+            print(f"{name:18}" + "".join(f"{speed:12.1f}" for speed in speeds))
+
+
+if __name__ == "__main__":
+    main()
