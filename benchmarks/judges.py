@@ -5,15 +5,14 @@
 Recognisers embed ready-cut chips: dlib's own C++ descriptor (one chip after another, and as a
 list), dlib's network in PyTorch, `facedeid-mobile`. Distances compare pairs of 256 px faces:
 LPIPS-AlexNet (random weights unless its files are named: the speed is the same) and
-`facedeid-lpips`. Median of several repeats, after one that is not counted; PyTorch with the number
-of threads asked for, dlib's C++ as it is built.
+`facedeid-lpips`. Best of several interleaved repeats, after one that is not counted; PyTorch
+with the number of threads asked for, dlib's C++ as it is built (its BLAS or lack of one decides).
 """
 
 import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import dlib
@@ -28,14 +27,16 @@ from facedeid.nets.lpips import Lpips, lpips, lpips_state
 SHIPPED = Path(__file__).parents[1] / "src/facedeid/data/facedeid-lpips.safetensors"
 
 
-def faces_per_second(run: Callable[[], Any], count: int, repeats: int) -> float:
-    run()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - started)
-    return count / median(times)
+def per_second(runs: dict[str, Callable[[], Any]], count: int, repeats: int) -> dict[str, float]:
+    """The best of several interleaved runs, so that neighbours on the machine matter little."""
+    best = dict.fromkeys(runs, float("inf"))
+    for i in range(repeats + 1):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            if i:  # the first warms up
+                best[name] = min(best[name], time.perf_counter() - started)
+    return {name: count / seconds for name, seconds in best.items()}
 
 
 def recognisers(batch: int) -> dict[str, Callable[[], Any]]:
@@ -88,10 +89,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(f"{'':18}" + "".join(f"{f'batch {b}':>12}" for b in options.batches) + "   per second")
     for make in (recognisers, lambda batch: distances(batch, options.alex)):
-        runs = {batch: make(batch) for batch in options.batches}
-        for name in runs[options.batches[0]]:
-            speeds = (faces_per_second(runs[b][name], b, options.repeats) for b in options.batches)
-            print(f"{name:18}" + "".join(f"{speed:12.1f}" for speed in speeds))
+        found = {b: per_second(make(b), b, options.repeats) for b in options.batches}
+        for name in found[options.batches[0]]:
+            print(f"{name:18}" + "".join(f"{found[b][name]:12.1f}" for b in options.batches))
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def test_kill_9_loses_nothing(album: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_ctrl_c_ends_the_command_in_order(album: Path, tmp_path: Path, jobs: int) -> None:
-    for i in range(30):
+    for i in range(12):
         shutil.copy(album / "0.png", album / f"more{i}.png")
     target = tmp_path / "out"
     command = [sys.executable, "-m", "facedeid", "protect", str(album), "-o", str(target)]
@@ -127,7 +127,7 @@ def test_ctrl_c_ends_the_command_in_order(album: Path, tmp_path: Path, jobs: int
     assert process.returncode == 130, text
     assert "go on with --resume" in text
     assert "Traceback" not in text
-    assert 1 <= len(photos(target)) < 30
+    assert 1 <= len(photos(target)) < 12
     assert (target / batch.REPORT_HTML).exists()
     assert not list(target.glob(f"{imaging.TEMPORARY_PREFIX}*"))
 
@@ -152,19 +152,70 @@ def test_a_changed_source_is_done_afresh(album: Path, tmp_path: Path) -> None:
 def test_results_and_originals_are_never_overwritten(album: Path, tmp_path: Path) -> None:
     before = hashes(album)
     with pytest.raises(OutputError, match="originals are never overwritten"):
-        protect_folder(album, album, overwrite=True)
+        protect_folder(album / "0.png", album, overwrite=True)
     (tmp_path / "link").symlink_to(album)
     with pytest.raises(OutputError, match="originals are never overwritten"):
-        protect_folder(album, tmp_path / "link", overwrite=True)
+        protect_folder(album / "0.png", tmp_path / "link", overwrite=True)
     target = tmp_path / "out"
     target.mkdir()
     (target / "0.png").write_bytes(b"somebody's only copy")
-    with pytest.raises(OutputError, match="are there already"):
+    with pytest.raises(OutputError, match="there are results already"):
         protect_folder(album, target)
-    run = protect_folder(album, target, "mask", resume=True)
-    assert (target / "0.png").read_bytes() == b"somebody's only copy"
-    assert run.counts == {"protected": PORTRAITS - 1, "error": 1}
+    for mode in ("resume", "overwrite"):
+        run = protect_folder(album, target, "mask", **{mode: True})  # type: ignore[arg-type]
+        assert (target / "0.png").read_bytes() == b"somebody's only copy"
+        assert run.counts == {"protected": PORTRAITS - 1, "error": 1}
     assert hashes(album) == before
+
+
+def test_a_result_that_may_not_be_released_any_more_is_removed(album: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    bare = protect_folder(album, target, "noise", on_unprotected="release")
+    assert bare.counts == {"released-unprotected": PORTRAITS}
+    strict = protect_folder(album, target, "noise", overwrite=True)
+    assert strict.counts == {"withheld": PORTRAITS}
+    assert photos(target) == []
+
+
+def test_names_of_the_reports_are_taken(album: Path, tmp_path: Path) -> None:
+    shutil.copy(album / "0.png", album / batch.REPORT_HTML)
+    with pytest.raises(OutputError, match="would both be written"):
+        protect_folder(album, tmp_path / "out")
+
+
+def test_numbers_and_regions_belong_to_one_photo(album: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="in one photo only"):
+        protect_folder(album, tmp_path / "out", keep=("0",))
+    assert not (tmp_path / "out").exists()
+    run = protect_folder(album / "0.png", tmp_path / "out", keep=("0",))
+    assert run.counts == {"kept": 1}
+
+
+def test_a_reference_photo_that_changed_is_another_setting(album: Path, tmp_path: Path) -> None:
+    reference = tmp_path / "me.png"
+    shutil.copy(album / "0.png", reference)
+    first = protect_folder(album, tmp_path / "out", keep=(str(reference),))
+    assert first.counts == {"kept": PORTRAITS}
+    shutil.copy(album / "1.png", reference)
+    with pytest.raises(OptionError, match="had other settings"):
+        protect_folder(album, tmp_path / "out", keep=(str(reference),), resume=True)
+
+
+def test_an_unexpected_error_ends_one_photo_not_the_run(
+    album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = batch.protect_file
+
+    def moody(source: Path, *args: object, **kwargs: object) -> object:
+        if source.name == "3.png":
+            raise MemoryError("no room")
+        return real(source, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(batch, "protect_file", moody)
+    run = protect_folder(album, tmp_path / "out", "mask")
+    assert run.counts == {"protected": PORTRAITS - 1, "error": 1}
+    broken = next(item for item in run.done if item.photo == "3.png")
+    assert broken.record["message"] == "unexpected MemoryError: no room"
 
 
 def test_an_output_folder_inside_the_album_is_left_out(album: Path) -> None:
@@ -202,6 +253,8 @@ def test_globs_links_and_strangers(album: Path, tmp_path: Path) -> None:
     assert sorted(run.ignored) == ["._0.png", "letter.doc", "loop"]
     found, _ = collect([str(album / "[0-2].png")], tmp_path / "out")
     assert [s.relative for s in found] == ["0.png", "1.png", "2.png"]
+    with_output, _ = collect([album, tmp_path / "out"], tmp_path / "out")
+    assert {s.path.parent for s in with_output} == {album}
 
 
 def test_a_full_disk_leaves_no_partial_photo(

@@ -1,7 +1,8 @@
 """Finding faces, and their landmarks."""
 
 import os
-from importlib.util import find_spec
+from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import matplotlib
@@ -12,8 +13,7 @@ from PIL import Image
 
 from facedeid.errors import OptionError, WeightsError
 from facedeid.faces import align, detect, faces_from_boxes, frame
-from facedeid.faces import detection as detection_module
-from facedeid.faces.detection import Finder, finder, scan, suppress
+from facedeid.faces.detection import Finder, dlib_model, finder, scan, suppress
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,10 @@ def near(face, box, share=0.6):
     shared = np.prod(np.clip(high - low, 0, None))
     areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (face.box, box)]
     return shared > share * (sum(areas) - shared)
+
+
+def near_box(row, box, share):
+    return near(SimpleNamespace(box=row[:4]), box, share)
 
 
 def shrunk(photo, ratio):
@@ -154,12 +158,65 @@ class TestDetect:
             assert face.detector == "yunet"
 
     def test_missing_models_are_named(self, monkeypatch):
-        def nowhere(name):
-            return None if name == "face_recognition_models" else find_spec(name)
-
-        monkeypatch.setattr(detection_module, "find_spec", nowhere)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(WeightsError, match="pip install face_recognition_models"):
-            detection_module.dlib_model(lambda path: path, "another.dat")
+            dlib_model(lambda path: path, "another.dat")
+
+
+class TestTilted:
+    @staticmethod
+    def turned(photo, box, degrees):
+        """The photo, the box of its face around the same centre, and the landmarks, all turned."""
+        (straight,) = detect(photo, min_face=60)
+        turn = cv2.getRotationMatrix2D(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), degrees, 1)
+        size = photo.shape[1::-1]
+        rolled = cv2.warpAffine(photo, turn, size, borderMode=cv2.BORDER_REPLICATE)
+        return rolled, straight.landmarks @ turn[:, :2].T + turn[:, 2]
+
+    @pytest.mark.parametrize("degrees", [-50, -35, 35, 50])
+    @pytest.mark.parametrize("who", ["astronaut", "hopper"])
+    def test_found_with_landmarks(self, request, who, degrees):
+        photo, box = request.getfixturevalue(who), ASTRONAUT if who == "astronaut" else HOPPER
+        if who == "hopper":
+            photo, box = shrunk(photo, 0.5), np.multiply(box, 0.5)
+        rolled, there = self.turned(photo, box, degrees)
+        (face,) = [f for f in detect(rolled) if near(f, box, 0.4)]
+        side = box[2] - box[0]
+        assert face.landmarks_from == "dlib"
+        assert np.abs(face.landmarks - there)[36:48].mean() < 0.03 * side
+        assert np.abs(face.landmarks - there)[17:].mean() < 0.04 * side
+
+    @pytest.mark.parametrize("degrees", [-40, 40])
+    def test_in_a_given_box(self, astronaut, degrees):
+        rolled, there = self.turned(astronaut, ASTRONAUT, degrees)
+        (face,) = faces_from_boxes(rolled, [ASTRONAUT])
+        assert face.landmarks_from == "dlib"
+        assert np.abs(face.landmarks - there)[17:].mean() < 0.02 * 93
+
+    def test_needs_the_turned_passes(self, astronaut):
+        rolled, _ = self.turned(astronaut, ASTRONAUT, 45)
+        upright = replace(finder("hog"), tilted=None)
+        assert not any(near_box(b, ASTRONAUT, 0.4) for b in scan(rolled, upright, 24))
+        assert any(near_box(b, ASTRONAUT, 0.4) for b in scan(rolled, finder("hog"), 24))
+
+    @pytest.mark.parametrize("width", [1400, 300])
+    def test_boxes_are_mapped_back(self, width):
+        """A detector that sees the one bright disc, wherever the photo is turned to."""
+        photo, seen = np.zeros((500, width, 3), np.uint8), []
+        cv2.circle(photo, (230, 90), 80, (255, 255, 255), -1)
+
+        def disc(grey):
+            seen.append(grey.size)
+            _, _, stats, _ = cv2.connectedComponentsWithStats(np.uint8(grey > 100))
+            left, top, width, height, area = stats[1:].T.astype(float)
+            whole = (width == height) & (area > 0.7 * width * height)
+            return np.stack([left, top, left + width, top + height, area], 1)[whole]
+
+        blind = Finder("disc", lambda rgb: np.zeros((0, 5)), 40, 60_000, tilted=disc)
+        (box,) = scan(photo, blind, 32)
+        np.testing.assert_allclose(box[:4], (150, 10, 311, 171), atol=4)
+        assert max(seen) <= 60_000 * 1.05
+        assert len(scan(photo, blind, 80)) == 0  # 2.5 times that is more than the disc
 
 
 class TestScan:
@@ -207,6 +264,19 @@ class TestScan:
             ]
         )
         np.testing.assert_array_equal(suppress(boxes)[:, 4], [0.9, 0.1])
+
+    @pytest.mark.parametrize("side", [30, 49])
+    def test_an_eye_does_not_replace_the_face_around_it(self, side):
+        boxes = np.array([[0, 0, 100, 100, 0.1], [20, 20, 20 + side, 20 + side, 0.9]])
+        np.testing.assert_array_equal(suppress(boxes)[:, 4], [0.9, 0.1])
+
+    def test_nested_boxes_of_like_size_are_one_face(self):
+        boxes = np.array([[0, 0, 100, 100, 0.1], [20, 20, 75, 75, 0.9]])
+        np.testing.assert_array_equal(suppress(boxes)[:, 4], [0.9])
+
+    def test_a_worse_box_within_a_face_is_dropped(self):
+        boxes = np.array([[0, 0, 100, 100, 0.9], [20, 20, 50, 50, 0.1], [90, 90, 120, 120, 0.2]])
+        np.testing.assert_array_equal(suppress(boxes)[:, 4], [0.9, 0.2])
 
     def test_hog_searches_a_twelve_megapixel_photo_at_once_for_large_faces(self):
         assert finder("hog").area >= 12_000_000

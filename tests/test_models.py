@@ -1,5 +1,7 @@
 """Recognisers against dlib itself, and their warps against each other."""
 
+from dataclasses import replace
+
 import dlib
 import numpy as np
 import pytest
@@ -47,6 +49,28 @@ def test_a_photo_is_cut_out_as_dlib_cuts_it(astronaut: Array, models: Models) ->
     theirs = np.array(reference.compute_face_descriptor(astronaut, shape))
     # another set of landmarks goes into dlib's own chip; the same person is far below 0.6
     assert np.linalg.norm(ours - theirs) < 0.25
+
+
+def test_chips_are_those_of_dlib(astronaut: Array, hopper: Array) -> None:
+    predictor = dlib.shape_predictor(str(dlib_model_path("shape_predictor_68_face_landmarks.dat")))
+    boxes = (dlib.rectangle(175, 76, 265, 166), dlib.get_frontal_face_detector()(hopper)[0])
+    for photo, box in zip((astronaut, hopper), boxes, strict=True):
+        parts = predictor(photo, box).parts()
+        points = np.array([[p.x, p.y] for p in parts], float)
+        five = dlib.full_object_detection(box, [parts[group[0]] for group in DLIB_CROP.groups])
+        theirs = dlib.get_face_chip(photo, five, 150, 0.25).astype(float)
+        off = {shift: _difference(photo, points, theirs, shift) for shift in (-0.5, 0, 0.5)}
+        assert off[0] < 5  # dlib shrinks large faces in another way
+        assert off[0] < 0.7 * min(off[-0.5], off[0.5])
+
+
+def _difference(photo: Array, points: NDArray[np.float64], theirs: Array, shift: float) -> float:
+    """Mean, in grey levels, from dlib's chip to ours, moved by part of a pixel."""
+    moved = replace(
+        DLIB_CROP, template=tuple((x + shift, y + shift) for x, y in DLIB_CROP.template)
+    )
+    ours = moved.chips_from_photo(photo, [points])[0].permute(1, 2, 0).numpy()
+    return float(np.abs(ours - theirs).mean())
 
 
 def test_embeddings_tell_people_apart(astronaut: Array, hopper: Array, models: Models) -> None:

@@ -116,6 +116,18 @@ def test_no_face(models: Models) -> None:
         _ = skipped.image
 
 
+def test_nobody_selected_is_not_the_same_as_nobody_there(hopper: Array, models: Models) -> None:
+    photo = imaging.from_array(hopper)
+    nobody = Settings(only=("7",), on_no_face="copy")
+    result = protect_photo(photo, nobody, models)
+    assert result.report.status == "none-selected"
+    assert result.photo is None
+    everybody = protect_photo(photo, Settings(keep=("0",)), models)
+    assert everybody.report.status == "kept"
+    assert np.array_equal(everybody.image, hopper)
+    assert [f.outcome for f in everybody.report.faces] == ["kept"]
+
+
 def test_faces_may_come_from_the_caller(hopper: Array, models: Models) -> None:
     face = max(detect(hopper), key=lambda f: f.score)
     result = protect(hopper, "mask", faces=[face], models=models)
@@ -222,8 +234,16 @@ def test_options_that_do_not_exist(hopper: Array) -> None:
         protect(hopper, strengh=3)
     with pytest.raises(OptionError, match="on_unprotected must be one of fail, blur"):
         protect(hopper, on_unprotected="shrug")
-    with pytest.raises(OptionError, match="at least 1 pixel"):
+    with pytest.raises(OptionError, match="10 pixels or more"):
         protect(hopper, min_face=0)
+    with pytest.raises(OptionError, match="unknown detector 'eyes'"):
+        protect(hopper, detector="eyes")
+    with pytest.raises(OptionError, match="a tuple of texts"):
+        protect(hopper, keep="10")
+    with pytest.raises(OptionError, match="a name or more"):
+        protect(hopper, recognizers=())
+    with pytest.raises(OptionError, match="faces_from_boxes"):
+        protect(hopper, faces=[(1, 2, 3, 4)])  # type: ignore[list-item]
 
 
 def test_the_front_door_is_the_pipeline(hopper: Array) -> None:

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Public weights: list, fetch, import and verify them.")
+app = typer.Typer(
+    help="Public weights: list, fetch, import and verify them.",
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 

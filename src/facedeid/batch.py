@@ -5,27 +5,31 @@ one when it is done; the report is made from it. Whatever happens in between, a 
 done, with its line, or begun again by `resume`.
 """
 
+import dataclasses
+import functools
 import glob
-import json
+import hashlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from facedeid import imaging, report
-from facedeid.errors import FacedeidError, OptionError, OutputError, PhotoError
-from facedeid.methods import Method, parse
+from facedeid.errors import FacedeidError, OptionError, OutputError
+from facedeid.methods import Method
 from facedeid.models import Models
 from facedeid.pipeline import PhotoReport, Settings, protect_file
 from facedeid.plan import Plan
+from facedeid.selection import Selection
 
 __all__ = ["MANIFEST", "Done", "Run", "Source", "collect", "protect_folder"]
 
@@ -33,6 +37,7 @@ MANIFEST = "facedeid-run.jsonl"
 """Name of the manifest in the output folder."""
 REPORT_HTML = "facedeid-report.html"
 REPORT_JSONL = "facedeid-report.jsonl"
+RESERVED = (MANIFEST, REPORT_HTML, REPORT_JSONL)
 
 
 @dataclass(frozen=True)
@@ -100,9 +105,9 @@ def collect(inputs: Sequence[str | Path], output: Path) -> tuple[list[Source], l
     ignored: list[str] = []
     for given in inputs:
         for path in _expanded(str(given)):
-            if path.is_dir():
+            if path.is_dir() and _real(path) != _real(output):
                 _walk(path, output, sources, ignored)
-            else:
+            elif not path.is_dir():
                 sources.append(Source(path, path.name))
     if not sources:
         raise OptionError(f"there is no photo in {', '.join(map(str, inputs)) or 'nothing'}")
@@ -138,7 +143,7 @@ def _walk(folder: Path, output: Path, sources: list[Source], ignored: list[str])
 
 
 def _refuse_collisions(sources: Sequence[Source], output: Path) -> None:
-    targets: dict[Path, Path] = {}
+    targets = {_real(output / name): Path("the report") for name in RESERVED}
     originals = {_real(source.path) for source in sources}
     for source in sources:
         target = _real(output / source.relative)
@@ -167,12 +172,14 @@ def _make_folder(folder: Path) -> None:
         raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
-def _stamp(path: Path) -> str:
+def _stamp(source: Source, plan: Plan | None) -> str:
+    """Changes when a photo, or what the plan says of it, does."""
     try:
-        facts = path.stat()
+        facts = source.path.stat()
     except OSError:
         return "unreadable"
-    return f"{facts.st_size}-{facts.st_mtime_ns}"
+    planned = "" if plan is None else f"-{plan.digest(source.relative)}"
+    return f"{facts.st_size}-{facts.st_mtime_ns}{planned}"
 
 
 # ------------------------------------------------------------------------------- the manifest
@@ -182,21 +189,26 @@ class _Manifest:
     """Appends lines, each whole or not at all."""
 
     def __init__(self, path: Path, *, resume: bool) -> None:
-        self.begun: set[str] = set()
+        self.ours: set[str] = set()
+        """Results that this or an earlier run has written or begun to write."""
         self.done: dict[str, Done] = {}
-        self.run: Mapping[str, Any] = {}
-        if not resume:
-            path.unlink(missing_ok=True)
+        self.digest: str | None = None
         for line in report.read_records(path) if path.exists() else ():
             if line["type"] == "run":
-                self.run = line
+                self.digest = line["digest"]
             elif line["type"] == "begun":
-                self.begun.add(line["photo"])
+                self.ours.add(line["photo"])
             elif line["type"] == "done":
                 item = Done(line["photo"], line["stamp"], line["record"], line["previews"])
                 self.done[item.photo] = item
+        if not resume:
+            self.done, self.digest = {}, None
+            path.unlink(missing_ok=True)
         self._writer = report.Writer(path)
         self.close = self._writer.close
+        if not resume:
+            for photo in sorted(self.ours):
+                self.append("begun", photo=photo)
 
     def append(self, kind: str, **values: Any) -> None:
         self._writer.append({"schema": report.SCHEMA, "type": kind, **values})
@@ -228,7 +240,7 @@ def _work(job: _Job) -> Done:
     if device not in _models:
         _models[device] = Models(device)
     relative = job.source.relative
-    stamp = _stamp(job.source.path)
+    stamp = _stamp(job.source, job.plan)
     try:
         _make_folder(job.target.parent)
         result = protect_file(
@@ -240,8 +252,12 @@ def _work(job: _Job) -> Done:
             find=None if job.plan is None else job.plan.finder(relative),
             replace=job.replace,
         )
-    except (PhotoError, OutputError) as error:
-        outcome = PhotoReport(status="error", message=str(error), width=0, height=0)
+    except Exception as error:  # one photo must not end a run over thousands
+        if job.replace:  # ours, and none of the originals: see collect
+            job.target.unlink(missing_ok=True)
+        expected = isinstance(error, FacedeidError)
+        message = str(error) if expected else f"unexpected {type(error).__name__}: {error}"
+        outcome = PhotoReport(status="error", message=message, width=0, height=0)
         return Done(relative, stamp, report.record(relative, outcome, output=None), ())
     released = relative if result.photo is not None else None
     return Done(
@@ -258,12 +274,17 @@ def _leave_interrupts_alone() -> None:
 
 
 def _results(
-    jobs: Sequence[_Job], workers: int, begin: Callable[[str], None]
-) -> Generator[Done, None, None]:
-    """Finished photos, in the order in which they finish."""
+    jobs: Sequence[_Job],
+    workers: int,
+    begin: Callable[[_Job], None],
+    stop: Callable[[], bool],
+) -> Iterator[Done]:
+    """Finished photos, in the order in which they finish; after `stop`, those under way."""
     if workers <= 1 or len(jobs) <= 1:
         for job in jobs:
-            begin(job.source.relative)
+            if stop():
+                return
+            begin(job)
             yield _work(job)
         return
     context = multiprocessing.get_context("spawn")
@@ -271,21 +292,44 @@ def _results(
         waiting = list(reversed(jobs))
         running: set[Future[Done]] = set()
         try:
-            while waiting or running:
-                while waiting and len(running) < 2 * workers:
+            while running or (waiting and not stop()):
+                while waiting and len(running) < workers and not stop():
                     job = waiting.pop()
-                    begin(job.source.relative)
+                    begin(job)
                     running.add(pool.submit(_work, job))
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     yield future.result()
         except BrokenProcessPool:
             raise FacedeidError(
-                "a worker process died, probably for lack of memory; what is done is kept: go on "
-                "with --resume and fewer --jobs"
+                "a worker process died; what is done is kept. If memory ran out, go on with "
+                "--resume and fewer --jobs. In a script, call protect_folder with jobs > 1 below "
+                "`if __name__ == '__main__':`, because workers import the script"
             ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Interrupts:
+    """The first Ctrl-C asks a run to end after the photos under way, the second ends it at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
 
 
 # ------------------------------------------------------------------------------- the run
@@ -313,7 +357,7 @@ def protect_folder(
         method: a name, a name with options (`pixelate:cells=8`) or a `Method`.
         jobs: worker processes.
         resume: go on with an interrupted run with the same settings.
-        overwrite: replace results that are there already (never originals).
+        overwrite: start over, and replace the results of earlier runs (and nothing else).
         plan: boxes that a person has corrected, in place of the detector.
         report_originals: put crops of the original faces into the report. They identify people.
         started: called with the number of photos and of those already done.
@@ -324,25 +368,26 @@ def protect_folder(
         What happened; `interrupted` after Ctrl-C, with the report of what was done.
 
     Raises:
-        OptionError, OutputError: before anything is written.
+        OptionError: before anything is written, an option or a plan cannot be followed.
+        OutputError: before anything is written, something would be overwritten.
     """
-    unknown = options.keys() - Settings.__dataclass_fields__.keys()
-    if unknown:
-        raise OptionError(f"protect_folder has no option {', '.join(sorted(unknown))}")
     if jobs < 1:
         raise OptionError(f"--jobs must be at least 1, got {jobs}")
-    settings = Settings(method=parse(method) if isinstance(method, str) else method, **options)
+    settings = Settings.of(method, options)
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     folder = Path(output)
     sources, ignored = collect(given, folder)
-    head = _head(settings)
-    manifest = _opened(folder, sources, head, resume=resume, overwrite=overwrite)
+    head = _head(settings, single=len(sources) == 1)
+    digest = _digest(settings)
+    manifest = _opened(folder, sources, head, digest, resume=resume, overwrite=overwrite)
     run = Run(folder, len(sources), ignored=ignored)
     try:
         todo = []
         for source in sources:
             earlier = manifest.done.get(source.relative)
-            if earlier is not None and _is_current(earlier, source, folder):
+            if earlier is not None and _is_current(
+                earlier, _stamp(source, plan), folder / source.relative
+            ):
                 run.done.append(earlier)
             else:
                 todo.append(source)
@@ -356,45 +401,61 @@ def protect_folder(
                 settings=settings,
                 plan=plan,
                 originals=report_originals,
-                replace=overwrite or source.relative in manifest.begun,
+                replace=source.relative in manifest.ours,
                 threads=max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None,
             )
             for source in todo
         ]
-        results = _results(work, jobs, lambda photo: manifest.append("begun", photo=photo))
-        try:
-            for item in results:
-                manifest.append(
-                    "done",
-                    photo=item.photo,
-                    stamp=item.stamp,
-                    record=item.record,
-                    previews=list(item.previews),
-                )
+        with _Interrupts() as interrupts:
+            begin = functools.partial(_begin, manifest)
+            for item in _results(work, jobs, begin, lambda: interrupts.asked):
+                manifest.append("done", **dataclasses.asdict(item))
                 run.done.append(item)
                 if progress is not None:
                     progress(item)
-        except KeyboardInterrupt:
-            run.interrupted = True
-            results.close()
+        run.interrupted = interrupts.asked and len(run.done) < run.total
+    except KeyboardInterrupt:
+        run.interrupted = True
     finally:
         manifest.close()
-    _write_reports(run, head, originals=report_originals)
+        _write_reports(run, head, originals=report_originals)
     return run
 
 
-def _head(settings: Settings) -> dict[str, Any]:
-    """First line of the manifest and the report."""
+def _begin(manifest: _Manifest, job: _Job) -> None:
+    """Note that the result will be ours; what somebody else has put there is not."""
+    if job.replace or not os.path.lexists(job.target):
+        manifest.append("begun", photo=job.source.relative)
+
+
+def _head(settings: Settings, *, single: bool) -> dict[str, Any]:
+    """First line of the report, once it is clear that the settings can be followed."""
     recognizers = Models(settings.device).recognizers(settings.recognizers)
     for recognizer in recognizers:
         recognizer.threshold(settings.require)
+    selection = Selection.of(settings.keep, settings.only, recognizers)
+    if selection.of_one_photo and not single:
+        raise OptionError(
+            "a face's number or region means something in one photo only: give a single photo, "
+            "select by a reference photo of the person, or correct a plan (--plan)"
+        )
     return report.run_record(settings, recognizers)
+
+
+def _digest(settings: Settings) -> str:
+    """Changes when the settings, or a file that they name, do."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for text in (*settings.keep, *settings.only, settings.detector):
+        if Path(text).is_file():
+            digest.update(Path(text).read_bytes())
+    return digest.hexdigest()
 
 
 def _opened(
     folder: Path,
     sources: Sequence[Source],
     head: Mapping[str, Any],
+    digest: str,
     *,
     resume: bool,
     overwrite: bool,
@@ -402,34 +463,33 @@ def _opened(
     """The manifest, once it is clear that nothing will be lost."""
     path = folder / MANIFEST
     if not resume and not overwrite:
-        there = [s.relative for s in sources if os.path.lexists(folder / s.relative)]
+        names = (MANIFEST, *(source.relative for source in sources))
+        there = [name for name in names if os.path.lexists(folder / name)]
         if there:
             raise OutputError(
-                f"{len(there)} results are there already, {folder / there[0]} for one; go on "
-                "with --resume, replace them with --overwrite, or choose another folder with -o"
+                f"there are results already, {folder / there[0]} for one; go on with --resume, "
+                "replace them with --overwrite, or choose another folder with -o"
             )
     _make_folder(folder)
-    if resume:  # what a killed run left half-written or unverified
-        for leftover in folder.rglob(f"{imaging.TEMPORARY_PREFIX}*.tmp"):
-            leftover.unlink(missing_ok=True)
+    for leftover in folder.rglob(f"{imaging.TEMPORARY_PREFIX}*.tmp"):
+        leftover.unlink(missing_ok=True)  # what a killed run left unverified
     manifest = _Manifest(path, resume=resume)
-    same = {key: value for key, value in head.items() if key != "started"}
-    if manifest.run and {k: manifest.run.get(k) for k in same} != json.loads(json.dumps(same)):
+    if manifest.digest not in (None, digest):
         manifest.close()
         raise OptionError(
             "--resume: the interrupted run had other settings (see the first line of "
-            f"{path}); repeat them, or start over with --overwrite"
+            f"{folder / REPORT_JSONL}); repeat them, or start over with --overwrite"
         )
-    if not manifest.run:
-        manifest.append("run", **{k: v for k, v in head.items() if k not in ("schema", "type")})
+    if manifest.digest is None:
+        manifest.append("run", digest=digest, started=head["started"])
     return manifest
 
 
-def _is_current(earlier: Done, source: Source, folder: Path) -> bool:
+def _is_current(earlier: Done, stamp: str, target: Path) -> bool:
     """Whether the earlier run's result still stands."""
-    if earlier.stamp != _stamp(source.path) or earlier.status == "error":
+    if earlier.stamp != stamp or earlier.status == "error":
         return False
-    return not earlier.record["released"] or (folder / source.relative).is_file()
+    return not earlier.record["released"] or target.is_file()
 
 
 def _write_reports(run: Run, head: Mapping[str, Any], *, originals: bool) -> None:

@@ -18,10 +18,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from facedeid import __version__
-from facedeid.errors import FacedeidError
+from facedeid.errors import FacedeidError, OptionError
 
 if TYPE_CHECKING:
     from facedeid.batch import Done, Run, Source
+    from facedeid.pipeline import Settings
 
 __all__ = ["app", "main"]
 
@@ -36,13 +37,13 @@ app = typer.Typer(
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-FAILED, UNPROTECTED, NO_FACE, INTERRUPTED = 1, 3, 4, 130
+FAILED, USAGE, UNPROTECTED, NO_FACE, INTERRUPTED = 1, 2, 3, 4, 130
 
 
 Detector = Annotated[
     str, typer.Option(help="hog, cnn (finds profiles, slow), or the path of a YuNet .onnx file.")
 ]
-MinFace = Annotated[int, typer.Option(help="Smallest face to look for, in pixels.", min=1)]
+MinFace = Annotated[int, typer.Option(help="Smallest face to look for, in pixels.", min=10)]
 Require = Annotated[
     str, typer.Option(help="Operating point that counts as a match: library, best, far=1e-3.")
 ]
@@ -103,7 +104,7 @@ def protect(
         bool, typer.Option("--resume", help="Go on with an interrupted run.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace earlier results (never originals).")
+        bool, typer.Option("--overwrite", help="Start over, replacing earlier results.")
     ] = False,
     report_originals: Annotated[
         bool,
@@ -114,13 +115,17 @@ def protect(
     """Write a protected copy of every photo, and a report."""
     from facedeid.batch import collect, protect_folder
     from facedeid.methods import parse
+    from facedeid.pipeline import Settings
     from facedeid.plan import Plan
 
     chosen = parse(method)
     for warning in chosen.warnings:
         err.print(f"[yellow]warning:[/] {escape(warning)}")
     if plan is not None and not plan.exists():
-        _write_plan(collect(inputs, output)[0], plan, detector, min_face)
+        if not plan.absolute().parent.is_dir():
+            raise OptionError(f"--plan {plan}: there is no such folder")
+        options = {"detector": detector, "min_face": min_face, "first_frame": first_frame}
+        _write_plan(collect(inputs, output)[0], plan, Settings.of(chosen, options))
         return
     with _Progress() as progress:
         run = protect_folder(
@@ -181,18 +186,20 @@ class _Progress:
 
     def finished(self, item: "Done") -> None:
         self._bar.advance(self._task)
-        if item.status not in ("protected", "copied"):
+        if item.status not in ("protected", "copied", "kept"):
             message = str(item.record["message"]).removeprefix(f"{item.photo}: ")
             err.print(f"[yellow]{escape(item.photo)}[/]: {escape(message)}")
 
 
 LABELS = {
     "protected": "protected",
+    "kept": "all faces to be kept, copied as they are",
     "copied": "without a face, copied as they are",
     "released-unprotected": "RELEASED although a face is still recognisable",
     "withheld": "not released: a face could not be protected",
     "skipped": "skipped: a face could not be protected",
     "no-face": "not released: no face was found (look at them: detectors miss faces)",
+    "none-selected": "not released: no face is one of those to protect",
     "error": "failed",
 }
 
@@ -217,29 +224,38 @@ def _exit_code(run: "Run", on_no_face: str) -> int:
     counts = run.counts
     if run.interrupted:
         return INTERRUPTED
-    if counts["error"] or (counts["no-face"] and on_no_face == "fail"):
+    without = counts["no-face"] + counts["none-selected"]
+    if counts["error"] or (without and on_no_face == "fail"):
         return FAILED
     if counts["withheld"]:
         return UNPROTECTED
-    return NO_FACE if counts["no-face"] else 0
+    return NO_FACE if without else 0
 
 
-def _write_plan(sources: "Sequence[Source]", path: Path, detector: str, min_face: int) -> None:
+def _write_plan(sources: "Sequence[Source]", path: Path, settings: "Settings") -> None:
     from rich.progress import track
 
     from facedeid.plan import Plan, planned
     from facedeid.report import write_whole
 
     entries = [
-        planned(source.path, source.relative, detector=detector, min_face=min_face)
+        planned(
+            source.path,
+            source.relative,
+            detector=settings.detector,
+            min_face=settings.min_face,
+            first_frame=settings.first_frame,
+        )
         for source in track(sources, "looking for faces", console=err, disable=not err.is_terminal)
     ]
     write_whole(path, [Plan.text(entries)])
     faces = sum(len(entry["faces"]) for entry in entries)
-    empty = [entry["photo"] for entry in entries if not entry["faces"]]
     out.print(f"{faces} faces in {len(entries)} photos; nothing has been protected yet")
-    for photo in empty:
-        out.print(f"[yellow]no face found in {escape(photo)}[/]")
+    for entry in entries:
+        if "error" in entry:
+            out.print(f"[red]{escape(entry['photo'])}[/]: {escape(entry['error'])}")
+        elif not entry["faces"]:
+            out.print(f"[yellow]no face found in {escape(entry['photo'])}[/]")
     out.print(f"correct {escape(str(path))}, then run the same command again")
 
 
@@ -256,7 +272,6 @@ def verify(
 ) -> None:
     """Say for each face of ORIGINAL whether recognisers still match it in PROTECTED."""
     from facedeid import imaging
-    from facedeid.errors import OptionError
     from facedeid.models import Models
     from facedeid.verification import compare
 
@@ -279,7 +294,9 @@ def verify(
     if not pairs:
         err.print(f"no face was found in {escape(str(original))}")
         raise typer.Exit(NO_FACE)
-    table = Table("face", "box", "outcome", "recogniser", "aligned", "distance", "threshold")
+    table = Table()
+    for head in ("face", "box", "outcome", "recogniser", "aligned", "distance", "threshold"):
+        table.add_column(head, overflow="fold")
     for number, pair in enumerate(pairs):
         box = ",".join(str(round(v)) for v in pair.face.box)
         outcome = pair.verdict.outcome + (" (they disagree)" if pair.verdict.disagreement else "")
@@ -315,7 +332,9 @@ def methods(
         for option, value in method.options().items():
             out.print(f"  {option} = {escape(repr(value))}")
         return
-    table = Table("method", "what it does", "options (default)", "source")
+    table = Table()
+    for head in ("method", "what it does", "options (default)", "source"):
+        table.add_column(head, overflow="fold")
     for key, kind in METHODS.items():
         options = ", ".join(f"{k}={v}" for k, v in kind().options().items())
         table.add_row(key, escape(kind.summary), escape(options), escape(kind.source))
@@ -353,7 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=None if arguments is None else list(arguments))
     except FacedeidError as error:
         err.print(f"[red]error:[/] {escape(str(error))}")
-        sys.exit(FAILED)
+        sys.exit(USAGE if isinstance(error, OptionError) else FAILED)
     except KeyboardInterrupt:
         err.print("interrupted")
         sys.exit(INTERRUPTED)

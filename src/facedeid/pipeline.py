@@ -21,6 +21,7 @@ from torch import Tensor
 from facedeid import imaging
 from facedeid.errors import NoFaceError, OptionError, UnprotectedError
 from facedeid.faces import Face, Pasted, align, detect, frame, native_size, paste
+from facedeid.faces.detection import SMALLEST, finder
 from facedeid.imaging import Photo
 from facedeid.methods import Method, parse
 from facedeid.methods.classical import Blur, Mask, Pixelate
@@ -50,7 +51,15 @@ FALLBACKS: tuple[Method, ...] = (Blur(sigma=0.35), Mask())
 OnUnprotected = Literal["fail", "blur", "skip", "release"]
 OnNoFace = Literal["copy", "skip", "fail"]
 Status = Literal[
-    "protected", "released-unprotected", "withheld", "skipped", "no-face", "copied", "error"
+    "protected",
+    "released-unprotected",
+    "withheld",
+    "skipped",
+    "no-face",
+    "none-selected",
+    "kept",
+    "copied",
+    "error",
 ]
 Outcome = Literal["not-detected", "not-matched", "matched", "unverified", "kept"]
 Stage = Callable[[Photo], AbstractContextManager[Photo]]
@@ -89,10 +98,29 @@ class Settings:
         ):
             if value not in allowed:
                 raise OptionError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        for name, words in (("keep", self.keep), ("only", self.only)):
+            if not (isinstance(words, tuple) and all(isinstance(word, str) for word in words)):
+                raise OptionError(f"{name} must be a tuple of texts, got {words!r}")
+        names = self.recognizers
+        if names is not None and not (isinstance(names, tuple) and names):
+            raise OptionError(f"recognizers must be a tuple with a name or more, got {names!r}")
         if self.keep and self.only:
             raise OptionError("keep and only exclude each other: give one of them")
-        if self.min_face < 1:
-            raise OptionError(f"min_face must be at least 1 pixel, got {self.min_face}")
+        finder(self.detector)
+        if not (isinstance(self.min_face, int) and self.min_face >= SMALLEST):
+            raise OptionError(f"min_face must be {SMALLEST} pixels or more, got {self.min_face}")
+
+    @classmethod
+    def of(cls, method: "str | Method", options: Mapping[str, Any]) -> "Settings":
+        """Settings from the arguments of `protect` and `protect_folder`.
+
+        Raises:
+            OptionError: an option does not exist or makes no sense.
+        """
+        unknown = options.keys() - cls.__dataclass_fields__.keys()
+        if unknown:
+            raise OptionError(f"there is no option {', '.join(sorted(unknown))}")
+        return cls(method=parse(method) if isinstance(method, str) else method, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +222,7 @@ def protect_photo(
     *,
     key: Sequence[str | int] = (),
     faces: Sequence[Face] | None = None,
+    protect: Sequence[bool] | None = None,
     stage: Stage = nullcontext,
     clock: _Clock | None = None,
 ) -> Protected:
@@ -205,6 +234,7 @@ def protect_photo(
         models: where networks come from.
         key: names the photo in the random streams (say, its relative path).
         faces: the faces, from the caller's own detector; None: detect them.
+        protect: per face, whether it is to be protected; None: what the settings select.
         stage: how a candidate is written and read again; by default it stays in memory.
         clock: goes on counting there.
 
@@ -220,8 +250,8 @@ def protect_photo(
             else detect(photo.rgb8, detector=settings.detector, min_face=settings.min_face)
         )
     recognizers = models.recognizers(settings.recognizers)
-    selection = Selection.of(settings.keep, settings.only, recognizers, settings.require)
-    chosen = selection.choose(photo.rgb8, found)
+    selection = Selection.of(settings.keep, settings.only, recognizers)
+    chosen = selection.choose(photo.rgb8, found) if protect is None else protect
     items = [
         _Item(i, face, settings.method, [])
         for i, (face, yes) in enumerate(zip(found, chosen, strict=True))
@@ -336,21 +366,30 @@ def _deidentify(
 def _without_faces(
     photo: Photo, found: Sequence[Face], settings: Settings, stage: Stage, clock: _Clock
 ) -> Protected:
-    why = "no face was found" if not found else "none of the faces was selected"
-    copy = settings.on_no_face == "copy"
-    if copy:
+    """Nothing to protect: nobody was found, nobody was selected, or everybody is to be kept."""
+    status: Status
+    if not found and settings.on_no_face == "copy":
+        status, message = "copied", "no face was found; copied as it is"
+    elif not found:
+        status, message = "no-face", "no face was found; not released"
+    elif settings.only:
+        status, message = "none-selected", "no face is one of those to protect; not released"
+    else:
+        status, message = "kept", "every face is to be kept; copied as it is"
+    released = status in ("copied", "kept")
+    if released:
         with clock("write"), stage(photo):
             pass
     report = PhotoReport(
-        status="copied" if copy else "no-face",
-        message=f"{why}; {'copied as it is' if copy else 'not released'}",
-        width=photo.rgb.shape[1],
-        height=photo.rgb.shape[0],
+        status=status,
+        message=message,
+        width=photo.width,
+        height=photo.height,
         faces=tuple(_kept(i, face) for i, face in enumerate(found)),
         dropped=photo.dropped,
         seconds=clock.seconds,
     )
-    return Protected(photo if copy else None, report)
+    return Protected(photo if released else None, report)
 
 
 def _finished(
@@ -373,6 +412,8 @@ def _finished(
     if bad:
         numbers = ", ".join(map(str, bad))
         message = f"still recognisable or not verifiable: face {numbers}"
+        if any(by_index[i].face.landmarks_from == "box" for i in bad):
+            message += " (if that is no face at all, correct it with a plan)"
         status = "withheld" if settings.on_unprotected in ("fail", "blur") else "skipped"
         if released:
             status, message = "released-unprotected", f"RELEASED UNPROTECTED; {message}"
@@ -384,8 +425,8 @@ def _finished(
     report = PhotoReport(
         status=status,
         message=message,
-        width=photo.rgb.shape[1],
-        height=photo.rgb.shape[0],
+        width=photo.width,
+        height=photo.height,
         faces=faces,
         dropped=photo.dropped,
         seconds=clock.seconds,
@@ -432,7 +473,7 @@ def protect_file(
     models: Models,
     *,
     key: Sequence[str | int] = (),
-    find: Callable[[Photo], Sequence[Face]] | None = None,
+    find: Callable[[Photo], tuple[Sequence[Face], Sequence[bool]]] | None = None,
     replace: bool = False,
 ) -> Protected:
     """Read a photo, protect it, and write it to `target` if it may be released.
@@ -446,8 +487,10 @@ def protect_file(
         settings: how.
         models: where networks come from.
         key: names the photo in the random streams.
-        find: gives the faces in place of the detector (a corrected plan, for example).
-        replace: an earlier result at `target` is replaced; the source never is.
+        find: in place of the detector (a corrected plan, for example); gives the faces, and per
+            face whether it is to be protected.
+        replace: an earlier result at `target` is replaced, or removed if there is no new one to
+            release; the source never is.
 
     Raises:
         PhotoError: the source cannot be read.
@@ -464,15 +507,20 @@ def protect_file(
         ) as temporary:
             yield imaging.read(temporary)
 
-    return protect_photo(
+    faces, protect = (None, None) if find is None else find(photo)
+    result = protect_photo(
         photo,
         settings,
         models,
         key=key,
-        faces=None if find is None else find(photo),
+        faces=faces,
+        protect=protect,
         stage=stage,
         clock=clock,
     )
+    if replace and result.photo is None:
+        imaging.remove(target, unless=photo)
+    return result
 
 
 def protect(
@@ -502,11 +550,11 @@ def protect(
         NoFaceError: no face was found and `on_no_face` is `fail`.
         UnprotectedError: a face is still recognised and `on_unprotected` is `fail` or `blur`.
     """
-    unknown = options.keys() - Settings.__dataclass_fields__.keys()
-    if unknown:
-        raise OptionError(f"protect has no option {', '.join(sorted(unknown))}")
-    chosen = parse(method) if isinstance(method, str) else method
-    settings = Settings(method=chosen, **{"on_no_face": "fail", **options})
+    settings = Settings.of(method, {"on_no_face": "fail", **options})
+    if faces is not None and not all(isinstance(face, Face) for face in faces):
+        raise OptionError(
+            "faces must be Face objects: make them from boxes with facedeid.faces.faces_from_boxes"
+        )
     if isinstance(image, str | Path):
         photo = imaging.read(Path(image), first_frame=settings.first_frame)
     else:
@@ -514,6 +562,7 @@ def protect(
     result = protect_photo(photo, settings, models or Models(settings.device), faces=faces)
     if result.report.status == "withheld":
         raise UnprotectedError(result.report.message)
-    if result.report.status == "no-face" and settings.on_no_face == "fail":
+    unreleased = result.report.status in ("no-face", "none-selected")
+    if unreleased and settings.on_no_face == "fail":
         raise NoFaceError(result.report.message)
     return result

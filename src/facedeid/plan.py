@@ -4,7 +4,9 @@ Faces that a detector misses are the known weak point of every such tool. A plan
 person adds, moves or removes boxes (or sets `protect` to false), and protection follows the plan.
 """
 
+import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +22,18 @@ __all__ = ["SCHEMA", "Plan", "planned"]
 SCHEMA = "facedeid.plan/1"
 
 Box = tuple[float, float, float, float]
+Found = tuple[list[Face], list[bool]]
+"""Faces, and per face whether it is to be protected."""
 
 
-def planned(path: Path, relative: str, *, detector: str, min_face: int) -> dict[str, Any]:
+def planned(
+    path: Path, relative: str, *, detector: str, min_face: int, first_frame: bool = False
+) -> dict[str, Any]:
     """The entry of one photo, JSON-ready; an unreadable photo has an `error` and no faces."""
     try:
-        photo = imaging.read(path)
+        photo = imaging.read(path, first_frame=first_frame)
     except PhotoError as error:
         return {"photo": relative, "error": str(error), "faces": []}
-    height, width = photo.rgb.shape[:2]
     faces = [
         {
             "box": [round(float(v), 1) for v in face.box],
@@ -38,15 +43,26 @@ def planned(path: Path, relative: str, *, detector: str, min_face: int) -> dict[
         }
         for face in detect(photo.rgb8, detector=detector, min_face=min_face)
     ]
-    return {"photo": relative, "width": width, "height": height, "faces": faces}
+    return {"photo": relative, "width": photo.width, "height": photo.height, "faces": faces}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a plan says of one photo."""
+
+    boxes: tuple[Box, ...]
+    protect: tuple[bool, ...]
+    size: tuple[int, int] | None
+    """Width and height, where the plan has them."""
+    error: str | None
+    """Why the photo could not be read when the plan was written."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Boxes to protect, by the photo's relative path."""
+    """Entries by the photo's relative path."""
 
-    boxes: Mapping[str, tuple[Box, ...]]
-    sizes: Mapping[str, tuple[int, int]]
+    entries: Mapping[str, Entry]
 
     @classmethod
     def read(cls, path: Path) -> "Plan":
@@ -61,20 +77,19 @@ class Plan:
             raise OptionError(f"cannot read the plan {path}: {error}") from error
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             raise OptionError(f"{path} is not a plan of facedeid (schema {SCHEMA!r})")
-        boxes: dict[str, tuple[Box, ...]] = {}
-        sizes: dict[str, tuple[int, int]] = {}
-        for number, entry in enumerate(data.get("photos", [])):
+        entries: dict[str, Entry] = {}
+        for number, raw in enumerate(data.get("photos", [])):
             try:
-                name = str(entry["photo"])
-                boxes[name] = tuple(_box(f) for f in entry["faces"] if f.get("protect", True))
-                if "width" in entry:
-                    sizes[name] = (int(entry["width"]), int(entry["height"]))
+                name, entry = str(raw["photo"]), _entry(raw)
+                if name in entries:
+                    raise ValueError(f"{name} is there twice")
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise OptionError(
                     f"{path}: entry {number} is not as it should be ({error!r}); a photo needs "
                     '"photo" and "faces", a face "box": [left, top, right, bottom] in pixels'
                 ) from error
-        return cls(boxes, sizes)
+            entries[name] = entry
+        return cls(entries)
 
     @staticmethod
     def text(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -82,25 +97,50 @@ class Plan:
         head = {"schema": SCHEMA, "help": "correct the boxes: [left, top, right, bottom], pixels"}
         return json.dumps({**head, "photos": list(entries)}, indent=1) + "\n"
 
-    def finder(self, relative: str) -> Callable[[Photo], list[Face]]:
-        """What takes the detector's place for that photo."""
+    def digest(self, relative: str) -> str:
+        """Changes when the entry of that photo does."""
+        return hashlib.sha256(repr(self.entries.get(relative)).encode()).hexdigest()[:16]
 
-        def find(photo: Photo) -> list[Face]:
-            if relative not in self.boxes:
+    def finder(self, relative: str) -> Callable[[Photo], Found]:
+        """What takes the detector's place for that photo; it raises PhotoError if it cannot."""
+
+        def find(photo: Photo) -> Found:
+            entry = self.entries.get(relative)
+            if entry is None:
                 raise PhotoError(f"{relative} is not in the plan; write the plan again")
-            height, width = photo.rgb.shape[:2]
-            if self.sizes.get(relative, (width, height)) != (width, height):
+            if entry.error is not None:
+                raise PhotoError(f"{relative} could not be read for the plan: {entry.error}")
+            size = (photo.width, photo.height)
+            if entry.size not in (None, size):
                 raise PhotoError(
-                    f"{relative} has {width}×{height} pixels, in the plan "
-                    f"{'×'.join(map(str, self.sizes[relative]))}: not the same photo"
+                    f"{relative} has {size[0]}×{size[1]} pixels, in the plan "
+                    f"{'×'.join(map(str, entry.size or ()))}: not the same photo"
                 )
-            return faces_from_boxes(photo.rgb8, self.boxes[relative])
+            for box in entry.boxes:
+                if max(box[2] - box[0], box[3] - box[1]) > 2 * max(size):
+                    raise PhotoError(f"{relative}: the box {box} is far larger than the photo")
+            try:
+                return faces_from_boxes(photo.rgb8, entry.boxes), list(entry.protect)
+            except OptionError as error:
+                raise PhotoError(f"{relative}: {error}; correct the plan") from error
 
         return find
 
 
+def _entry(raw: Mapping[str, Any]) -> Entry:
+    faces = raw["faces"]
+    protect = tuple(face.get("protect", True) for face in faces)
+    if not all(isinstance(yes, bool) for yes in protect):
+        raise ValueError('"protect" must be true or false')
+    size = (int(raw["width"]), int(raw["height"])) if "width" in raw else None
+    error = raw.get("error") if not faces else None  # boxes added by hand count
+    return Entry(tuple(map(_box, faces)), protect, size, None if error is None else str(error))
+
+
 def _box(face: Mapping[str, Any]) -> Box:
+    if not isinstance(face["box"], list):
+        raise TypeError(f"the box {face['box']!r} is not a list")
     left, top, right, bottom = (float(v) for v in face["box"])
-    if not (left < right and top < bottom):
-        raise ValueError(f"the box {face['box']} is empty")
+    if not (left < right and top < bottom and all(map(math.isfinite, (left, top, right, bottom)))):
+        raise ValueError(f"the box {face['box']} is empty or not finite")
     return left, top, right, bottom

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,26 +16,23 @@ from facedeid.models import Recognizer
 
 __all__ = ["Selection"]
 
+Region = tuple[float, float, float, float]
+
 
 @dataclass(frozen=True)
 class Selection:
     """Faces to keep as they are, or the only ones to protect; neither: protect all."""
 
     recognizers: tuple[Recognizer, ...]
-    require: str
     only: bool
     numbers: frozenset[int]
-    regions: tuple[tuple[float, float, float, float], ...]
+    regions: tuple[Region, ...]
     people: tuple[tuple[Tensor, ...], ...]
     """Per reference photo, the person's embedding under each recogniser."""
 
     @classmethod
     def of(
-        cls,
-        keep: Sequence[str],
-        only: Sequence[str],
-        recognizers: Sequence[Recognizer],
-        require: str,
+        cls, keep: Sequence[str], only: Sequence[str], recognizers: Sequence[Recognizer]
     ) -> "Selection":
         """Read `--keep` and `--only`: numbers, `left,top,right,bottom`, or paths.
 
@@ -43,26 +41,25 @@ class Selection:
         """
         numbers, regions, people = set(), [], []
         for text in (*keep, *only):
-            parts = text.split(",")
             if text.strip().isdigit():
                 numbers.add(int(text))
-            elif len(parts) == 4 and (region := _floats(parts)) is not None:
+            elif (region := _region(text)) is not None:
                 regions.append(region)
             elif Path(text).is_file():
-                people.append(_person(Path(text), recognizers))
+                people.append(_person(text, Path(text).stat().st_mtime_ns, tuple(recognizers)))
             else:
                 raise OptionError(
                     f"cannot tell which face {text!r} means: give its number, a region as "
                     "left,top,right,bottom in pixels, or the path of a photo of the person"
                 )
         return cls(
-            tuple(recognizers),
-            require,
-            bool(only),
-            frozenset(numbers),
-            tuple(regions),
-            tuple(people),
+            tuple(recognizers), bool(only), frozenset(numbers), tuple(regions), tuple(people)
         )
+
+    @property
+    def of_one_photo(self) -> bool:
+        """Whether it names faces by number or place, which means something in one photo only."""
+        return bool(self.numbers or self.regions)
 
     def choose(self, rgb: NDArray[np.uint8], faces: Sequence[Face]) -> list[bool]:
         """Per face, whether it is to be protected."""
@@ -78,31 +75,35 @@ class Selection:
     def _known(self, rgb: NDArray[np.uint8], face: Face) -> bool:
         """Whether the face is one of the people.
 
-        In doubt a face is protected: to be kept, every recogniser must agree; to be protected,
-        one is enough.
+        In doubt a face is protected: to be kept, every recogniser must agree at its strictest
+        operating point; to be protected, one is enough at its most generous.
         """
         if not self.people:
             return False
+        agree, limit = (any, max) if self.only else (all, min)
         own = [r.embed_photo(rgb, [face.landmarks])[0] for r in self.recognizers]
-        agree = any if self.only else all
         return any(
             agree(
-                float(r.distance(a, b)) < r.threshold(self.require)
+                float(r.distance(a, b)) < limit(r.spec.thresholds.values())
                 for r, a, b in zip(self.recognizers, own, person, strict=True)
             )
             for person in self.people
         )
 
 
-def _floats(parts: Sequence[str]) -> tuple[float, float, float, float] | None:
+def _region(text: str) -> Region | None:
     try:
-        left, top, right, bottom = (float(p) for p in parts)
+        left, top, right, bottom = (float(part) for part in text.split(","))
     except ValueError:
         return None
+    if not (left < right and top < bottom):
+        raise OptionError(f"the region {text} is empty: give left,top,right,bottom in pixels")
     return left, top, right, bottom
 
 
-def _person(path: Path, recognizers: Sequence[Recognizer]) -> tuple[Tensor, ...]:
+@lru_cache(maxsize=64)
+def _person(path: str, changed: int, recognizers: tuple[Recognizer, ...]) -> tuple[Tensor, ...]:
+    """Embeddings of the one face in a photo; `changed` renews what is remembered of it."""
     rgb = imaging.read(path).rgb8
     found = detect(rgb)
     if len(found) != 1:

@@ -9,7 +9,7 @@ from facedeid.imaging.metadata import Mode
 from facedeid.imaging.photo import Photo
 from facedeid.imaging.reading import MAX_PIXELS, parsed, read
 from facedeid.imaging.sniff import SUFFIXES, VIDEO_SUFFIXES, may_be_photo
-from facedeid.imaging.writing import TEMPORARY_PREFIX, staged, write
+from facedeid.imaging.writing import TEMPORARY_PREFIX, remove, staged, write
 
 __all__ = [
     "MAX_PIXELS",
@@ -23,6 +23,7 @@ __all__ = [
     "may_be_photo",
     "parsed",
     "read",
+    "remove",
     "staged",
     "write",
 ]

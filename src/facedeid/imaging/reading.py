@@ -183,7 +183,7 @@ def _frames(image: Image.Image, format: str, first_frame: bool) -> tuple[str, ..
         what = "pages" if format == "TIFF" else "frames"
         raise PhotoError(
             f"it has {count} {what}, and only single pictures are handled; take the first "
-            f"with first_frame=True, or split it"
+            f"with --first-frame (first_frame=True), or split it"
         )
     return (*notes, f"{count - 1} further pictures")
 

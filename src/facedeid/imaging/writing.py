@@ -13,7 +13,7 @@ from facedeid.imaging.encoding import encode, format_for
 from facedeid.imaging.metadata import Mode
 from facedeid.imaging.photo import Photo, Source
 
-__all__ = ["TEMPORARY_PREFIX", "staged", "write"]
+__all__ = ["TEMPORARY_PREFIX", "remove", "staged", "write"]
 
 TEMPORARY_PREFIX = ".facedeid-"
 """Names of unfinished files begin so; only a killed process leaves any, and they can be deleted."""
@@ -73,6 +73,18 @@ def staged(
             temporary.unlink(missing_ok=True)
 
 
+def remove(path: str | os.PathLike[str], *, unless: Photo) -> None:
+    """Remove an earlier result, where there is one; never the file that `unless` was read from.
+
+    Raises:
+        OutputError: it is that file, no file at all, or cannot be removed.
+    """
+    target = Path(path)
+    _check_target(target, unless.source, overwrite=True)
+    with _explained(target):
+        target.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def _explained(target: Path) -> Iterator[None]:
     try:
@@ -86,7 +98,7 @@ def _reason(error: OSError, target: Path) -> str:
         case errno.ENOSPC | errno.EDQUOT:
             return "the disk is full; nothing was written"
         case errno.EEXIST:
-            return "exists already; nothing was written (overwrite=True replaces it)"
+            return "exists already; nothing was written"
         case errno.ENOENT:
             return f"the folder {target.parent} does not exist"
         case errno.EACCES | errno.EPERM | errno.EROFS:

@@ -57,11 +57,11 @@ class _Classical(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class Blur(_Classical):
-    """Gaussian blur; `sigma` is a share of the face's width (0.12: 12 px on a face 100 px wide)."""
+    """Gaussian blur; `sigma` is a share of the face's width (0.2: 20 px on a face 100 px wide)."""
 
     name: ClassVar[str] = "blur"
     summary: ClassVar[str] = "Gaussian blur, strength relative to the face"
-    sigma: float = 0.12
+    sigma: float = 0.2
 
     def __post_init__(self) -> None:
         _number("sigma", self.sigma, 0, 1)
@@ -69,7 +69,7 @@ class Blur(_Classical):
     @property
     def warnings(self) -> tuple[str, ...]:
         """Recognisers trained on blurred faces see through light blur."""
-        if self.sigma < 0.1:
+        if self.sigma < 0.15:
             return (f"blur with sigma {self.sigma:g} is light: recognisers see through it",)
         return ()
 
@@ -108,7 +108,7 @@ class DownUp(_Classical):
     """
 
     name: ClassVar[str] = "down-up"
-    summary: ClassVar[str] = "the papers' blur: resample down and up again"
+    summary: ClassVar[str] = "the papers' blur: resample to 7×7 pixels (or size=, cell=) and back"
     source: ClassVar[str] = "Wen et al. 2022, Table I"
     size: int | None = None
     cell: int | None = None
@@ -149,7 +149,7 @@ class Pixelate(_Classical):
     """
 
     name: ClassVar[str] = "pixelate"
-    summary: ClassVar[str] = "mosaic, cells relative to the face"
+    summary: ClassVar[str] = "mosaic, 6 cells across the face unless told otherwise"
     cells: int | None = None
     cluster: int | None = None
 
@@ -171,7 +171,7 @@ class Pixelate(_Classical):
     @property
     def warnings(self) -> tuple[str, ...]:
         """Fine mosaics are read by recognisers, and averaging over frames undoes them."""
-        if self.across > 12:
+        if self.across > 15:
             cells = round(self.across * FACE_SHARE)
             return (f"a mosaic of {cells} cells across the face is fine: recognisers read it",)
         return ()

@@ -1,0 +1,63 @@
+"""Networks by name on one device: the only stateful object of the library."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from facedeid.errors import OptionError
+from facedeid.models.naming import specified
+from facedeid.models.recognizers import Recognizer
+from facedeid.models.registry import JUDGES, RECOGNIZERS
+
+__all__ = ["Models"]
+
+
+class Models:
+    """Networks by name on one device; each is read once and kept.
+
+    Args:
+        device: `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        OptionError: there is no such device.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        try:
+            self.device = torch.device(device)
+        except RuntimeError:
+            raise OptionError(f"--device {device}: use cpu or cuda") from None
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise OptionError("--device cuda: this machine or this PyTorch has no CUDA; use cpu")
+        self._recognizers: dict[str, Recognizer] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Workers get the device, and read their own networks."""
+        return {"device": self.device, "_recognizers": {}}
+
+    def recognizer(self, name: str) -> Recognizer:
+        """The recogniser of that name; see `facedeid.models.naming` for its options.
+
+        Raises:
+            OptionError: unknown name or option.
+            WeightsError: its weights are not here; the message says how to get them.
+        """
+        if name not in self._recognizers:
+            found = Recognizer(specified(name), self.device)
+            if not found.spec.available():
+                _ = found.net  # raises, and says what to do
+            self._recognizers[name] = found
+        return self._recognizers[name]
+
+    def recognizers(self, names: Sequence[str] | None = None) -> list[Recognizer]:
+        """Those recognisers; without names, those that come with the installation and can judge.
+
+        Raises:
+            OptionError: unknown name or option.
+            WeightsError: weights are not here.
+        """
+        if names is None:
+            known = [RECOGNIZERS[name] for name in JUDGES]
+            names = [spec.name for spec in known if spec.thresholds and spec.available()]
+        return [self.recognizer(name) for name in names]
