@@ -173,7 +173,7 @@ class TestTilted:
         rolled = cv2.warpAffine(photo, turn, size, borderMode=cv2.BORDER_REPLICATE)
         return rolled, straight.landmarks @ turn[:, :2].T + turn[:, 2]
 
-    @pytest.mark.parametrize("degrees", [-50, -35, 35, 50])
+    @pytest.mark.parametrize("degrees", [-45, -35, 35, 45])
     @pytest.mark.parametrize("who", ["astronaut", "hopper"])
     def test_found_with_landmarks(self, request, who, degrees):
         photo, box = request.getfixturevalue(who), ASTRONAUT if who == "astronaut" else HOPPER
@@ -194,7 +194,7 @@ class TestTilted:
         assert np.abs(face.landmarks - there)[17:].mean() < 0.02 * 93
 
     def test_needs_the_turned_passes(self, astronaut):
-        rolled, _ = self.turned(astronaut, ASTRONAUT, 45)
+        rolled, _ = self.turned(astronaut, ASTRONAUT, 55)
         upright = replace(finder("hog"), tilted=None)
         assert not any(near_box(b, ASTRONAUT, 0.4) for b in scan(rolled, upright, 24))
         assert any(near_box(b, ASTRONAUT, 0.4) for b in scan(rolled, finder("hog"), 24))
@@ -203,18 +203,18 @@ class TestTilted:
     def test_boxes_are_mapped_back(self, width):
         """A detector that sees the one bright disc, wherever the photo is turned to."""
         photo, seen = np.zeros((500, width, 3), np.uint8), []
-        cv2.circle(photo, (230, 90), 80, (255, 255, 255), -1)
+        cv2.circle(photo, (210, 90), 80, (255, 255, 255), -1)
 
         def disc(grey):
             seen.append(grey.size)
             _, _, stats, _ = cv2.connectedComponentsWithStats(np.uint8(grey > 100))
             left, top, width, height, area = stats[1:].T.astype(float)
-            whole = (width == height) & (area > 0.7 * width * height)
+            whole = (width > 38) & (abs(width - height) <= 3) & (area > 0.7 * width * height)
             return np.stack([left, top, left + width, top + height, area], 1)[whole]
 
         blind = Finder("disc", lambda rgb: np.zeros((0, 5)), 40, 60_000, tilted=disc)
         (box,) = scan(photo, blind, 32)
-        np.testing.assert_allclose(box[:4], (150, 10, 311, 171), atol=4)
+        np.testing.assert_allclose(box[:4], (130, 10, 291, 171), atol=4)
         assert max(seen) <= 60_000 * 1.05
         assert len(scan(photo, blind, 80)) == 0  # 2.5 times that is more than the disc
 

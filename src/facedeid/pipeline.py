@@ -137,6 +137,8 @@ class FaceReport:
     outcome: Outcome
     verdict: Verdict | None
     facts: Mapping[str, Any]
+    perceptual: float | None = None
+    """Distance of the aligned face to what is now in its place, by facedeid-lpips (not LPIPS)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +211,7 @@ class _Item:
     facts: Mapping[str, Any] = field(default_factory=dict)
     fallback: bool = False
     verdict: Verdict | None = None
+    perceptual: float | None = None
 
 
 class _Still(Exception):
@@ -265,6 +268,8 @@ def protect_photo(
             for item, vector in zip(items, vectors, strict=True):
                 item.embeddings.append(vector)
     released, written = _attempts(photo, items, recognizers, settings, models, key, stage, clock)
+    with clock("verify"):
+        _measure(photo, written, items, models)
     return _finished(photo, found, items, released, written, settings, clock)
 
 
@@ -320,6 +325,15 @@ def _verify(
             detector=settings.detector,
             white_box=item.method.surrogates,
         )
+
+
+@torch.no_grad()
+def _measure(photo: Photo, written: Photo, items: Sequence[_Item], models: Models) -> None:
+    """How much each face has changed to the eye."""
+    for item in items:
+        place = frame(item.face)
+        pair = [align(p.rgb, place)[None].to(models.device) for p in (photo, written)]
+        item.perceptual = round(float(models.perceptual(*pair)), 5)
 
 
 def _deidentify(
@@ -443,6 +457,7 @@ def _report(item: _Item) -> FaceReport:
         outcome=item.verdict.outcome,
         verdict=item.verdict,
         facts=item.facts,
+        perceptual=item.perceptual,
     )
 
 

@@ -1,6 +1,7 @@
 """Networks by name on one device: the only stateful object of the library."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,6 +10,9 @@ from facedeid.errors import OptionError
 from facedeid.models.naming import specified
 from facedeid.models.recognizers import Recognizer
 from facedeid.models.registry import JUDGES, RECOGNIZERS
+from facedeid.nets.lpips import Lpips, lpips, lpips_state
+from facedeid.weights import shipped
+from facedeid.weights.loading import load_state
 
 __all__ = ["Models"]
 
@@ -31,6 +35,18 @@ class Models:
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise OptionError("--device cuda: this machine or this PyTorch has no CUDA; use cpu")
         self._recognizers: dict[str, Recognizer] = {}
+
+    @cached_property
+    def perceptual(self) -> Lpips:
+        """`facedeid-lpips`, the perceptual distance that ships; its values are not LPIPS.
+
+        Two batches N×3×H×W in [-1, 1] -> N distances; differentiable.
+
+        Raises:
+            WeightsError: the installation is damaged.
+        """
+        net = lpips(lpips_state(load_state(shipped("facedeid-lpips.safetensors"))))
+        return net.to(self.device).requires_grad_(False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Workers get the device, and read their own networks."""

@@ -195,6 +195,8 @@ def _facts(face: Record) -> Markup:
     width, height = (face["box"][i + 2] - face["box"][i] for i in (0, 1))
     parts.append(f"{width:.0f} × {height:.0f} px · found by {face['detector']}")
     parts.append(f" · landmarks from {face['landmarks_from']}")
+    if face["facedeid_lpips"] is not None:
+        parts.append(f" · changed by {face['facedeid_lpips']:.3f} (facedeid-lpips)")
     parts += [f" · {key}: {_value(value)}" for key, value in face["facts"].items()]
     return element("p", *parts, class_="facts")
 

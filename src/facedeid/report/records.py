@@ -107,6 +107,7 @@ def _face(face: "FaceReport") -> dict[str, Any]:
         "disagreement": verdict.disagreement if verdict else False,
         "evidence": list(dict.fromkeys(counting)),
         "matches": [_match(match) for match in matches],
+        "facedeid_lpips": _plain(face.perceptual),
         "facts": _plain(face.facts),
     }
 
