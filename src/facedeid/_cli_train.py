@@ -1,0 +1,79 @@
+"""`facedeid train`: one recipe, time-boxed, resumable."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from facedeid.errors import TrainingError
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False
+)
+out = Console(highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="recognizer or perceptual.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder or tar archive of aligned photos (repeatable)."),
+    ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(help="dlib, or an .onnx or .safetensors file (repeatable)."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder; facedeid-train/RECIPE.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Stop and save after 90s, 8m, 1.5h; run again to go on.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Hyper-parameter, name=value (repeatable)."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    bf16: Annotated[
+        bool, typer.Option("--bf16/--no-bf16", help="bfloat16 where the recipe allows it.")
+    ] = True,
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many photos of each source.", min=1)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Two steps, an estimate, nothing written.")
+    ] = False,
+) -> None:
+    """Train a network that ships, or go on where the last run in the same folder stopped."""
+    import torch
+
+    from facedeid.training.data import load_faces
+    from facedeid.training.loop import Options, seconds
+    from facedeid.training.loop import train as run
+    from facedeid.training.recipes import configured
+
+    chosen = configured(recipe, settings or ())
+    allowed = None if budget is None else seconds(budget)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise TrainingError("--device cuda: this machine or this PyTorch has no CUDA; use cpu")
+    if dry_run:
+        chosen = replace(chosen, **chosen.small)
+    faces = load_faces(data or [], size=chosen.side, limit=limit)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = output or Path("facedeid-train") / recipe
+        place = Path(scratch) if dry_run else folder
+        task = chosen.task(faces, teacher or [], place, torch.device(device), seed)
+        options = Options(
+            out=place, budget=allowed, device=device, bf16=bf16, seed=seed, dry_run=dry_run
+        )
+        outcome = run(chosen, task, options, say=out.print)
+    if not dry_run:
+        state = "finished" if outcome.finished else "stopped by the budget; run again to go on"
+        out.print(f"{folder / recipe}.safetensors: step {outcome.step}, {state}")

@@ -1,0 +1,1 @@
+"""Training: one loop, a recipe per model, aligned photos as data."""

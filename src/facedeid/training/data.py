@@ -1,0 +1,184 @@
+"""Aligned face photos for training: folders and tar archives, decoded once, split by a hash.
+
+Photos are expected in the canonical (FFHQ) frame. Beside an archive `faces.tar` (or a folder
+`faces/`) may lie `faces_landmarks.npz` (`names`: file stems, `points`: N×68×2 in pixels of the
+photos) and `faces_identities.csv` (columns `name`, `identity`). Without landmarks those of an
+average face in the frame are taken; without identities every photo is a person of its own.
+"""
+
+import csv
+import io
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from facedeid.errors import TrainingError
+from facedeid.landmarks import MEAN_FACE
+
+__all__ = ["Faces", "is_held_out", "load_faces"]
+
+T = TypeVar("T")
+
+SUFFIXES = frozenset({".webp", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+HELD_OUT_OF = 10
+"""One key in so many is held out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Faces:
+    """Photos in memory: `images` N×3×S×S uint8 RGB, `landmarks` N×68×2 in pixels, `keys` of the
+    people (or the photos), N strings.
+    """
+
+    images: Tensor
+    landmarks: Tensor
+    keys: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def part(self, *, held_out: bool) -> "Faces":
+        """The photos to train on, or those held out.
+
+        Raises:
+            TrainingError: that part is empty.
+        """
+        chosen = [i for i, key in enumerate(self.keys) if is_held_out(key) == held_out]
+        if not chosen:
+            raise TrainingError(
+                f"none of the {len(self)} photos is {'held out' if held_out else 'for training'}"
+                " after the split; add photos"
+            )
+        keys = tuple(self.keys[i] for i in chosen)
+        return Faces(self.images[chosen], self.landmarks[chosen], keys)
+
+
+def is_held_out(key: str) -> bool:
+    """Whether a person is kept out of training: `crc32(key) % 10 == 0`."""
+    return zlib.crc32(key.encode()) % HELD_OUT_OF == 0
+
+
+def load_faces(sources: Sequence[Path], *, size: int, limit: int | None = None) -> Faces:
+    """Decode every photo of the folders and archives, resized to `size` × `size`.
+
+    Args:
+        sources: folders and tar archives.
+        size: side of the photos in memory.
+        limit: at most so many photos of each source (None: all), evenly spread.
+
+    Raises:
+        TrainingError: a source is missing or damaged, holds no photo, or its landmarks or
+            identities do not fit.
+    """
+    if not sources:
+        raise TrainingError("no training data: name folders or tar archives of aligned photos")
+    images, landmarks, keys = [], [], []
+    for source in sources:
+        points, identities = _landmarks(source), _identities(source)
+        found = list(_decoded(source, size, limit))
+        if not found:
+            raise TrainingError(f"{source} holds no photo ({', '.join(sorted(SUFFIXES))})")
+        for stem, image, side in found:
+            images.append(image)
+            landmarks.append(_scaled(points, stem, side, size, source))
+            keys.append(identities.get(stem, stem))
+    return Faces(
+        torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(),
+        torch.from_numpy(np.stack(landmarks)),
+        tuple(keys),
+    )
+
+
+def _scaled(
+    points: dict[str, NDArray[np.float32]] | None, stem: str, side: int, size: int, source: Path
+) -> NDArray[np.float32]:
+    if points is None:
+        return (MEAN_FACE * size).astype(np.float32)
+    if stem not in points:
+        raise TrainingError(f"{_beside(source, '_landmarks.npz')} has no landmarks of {stem}")
+    scaled: NDArray[np.float32] = (points[stem] + 0.5) * np.float32(size / side) - np.float32(0.5)
+    return scaled
+
+
+def _decoded(
+    source: Path, size: int, limit: int | None
+) -> Iterator[tuple[str, NDArray[np.uint8], int]]:
+    """Stem, photo (size×size×3) and the side it had, of each photo of a source."""
+    for name, data in _files(source, limit):
+        try:
+            with Image.open(io.BytesIO(data)) as opened:
+                photo = opened.convert("RGB")
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise TrainingError(f"{source}: {name} is not a readable photo: {error}") from error
+        if photo.width != photo.height:
+            raise TrainingError(
+                f"{source}: {name} is {photo.width}×{photo.height}; training photos are aligned"
+                " faces and square"
+            )
+        side = photo.width
+        if side != size:
+            photo = photo.resize((size, size), Image.Resampling.LANCZOS)
+        yield Path(name).stem, np.asarray(photo), side
+
+
+def _files(source: Path, limit: int | None) -> Iterator[tuple[str, bytes]]:
+    if source.is_dir():
+        paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
+        for path in _spread(paths, limit):
+            yield path.name, path.read_bytes()
+        return
+    if not source.is_file():
+        raise TrainingError(f"{source} does not exist; name a folder or a tar archive of photos")
+    try:
+        with tarfile.open(source) as archive:
+            members = [m for m in archive if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES]
+            for member in _spread(members, limit):
+                file = archive.extractfile(member)
+                assert file is not None
+                yield member.name, file.read()
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise TrainingError(f"{source} is not a readable tar archive: {error}") from error
+
+
+def _spread(items: list[T], limit: int | None) -> list[T]:
+    if limit is None or limit >= len(items):
+        return items
+    return [items[i * len(items) // limit] for i in range(limit)]
+
+
+def _beside(source: Path, ending: str) -> Path:
+    return source.with_name(source.stem + ending)
+
+
+def _landmarks(source: Path) -> dict[str, NDArray[np.float32]] | None:
+    path = _beside(source, "_landmarks.npz")
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names, points = file["names"], file["points"].astype(np.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(f"{path} is not a file of landmarks: {error}") from error
+    if points.shape != (len(names), 68, 2):
+        raise TrainingError(f"{path}: points must be N×68×2 for N names, got {points.shape}")
+    return dict(zip(names.tolist(), points, strict=True))
+
+
+def _identities(source: Path) -> dict[str, str]:
+    path = _beside(source, "_identities.csv")
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        if not {"name", "identity"} <= set(rows.fieldnames or ()):
+            raise TrainingError(f"{path} must have the columns name and identity")
+        return {row["name"]: row["identity"] for row in rows}

@@ -1,0 +1,292 @@
+"""The one training loop: time-boxed, resumable, the same on CPU and GPU."""
+
+import copy
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from facedeid.errors import TrainingError
+
+__all__ = ["Options", "Outcome", "Recipe", "Task", "seconds", "train"]
+
+
+class Recipe(Protocol):
+    """What the loop reads of a recipe's hyper-parameters (a frozen dataclass)."""
+
+    name: ClassVar[str]
+    bf16: ClassVar[bool]
+    """Whether the network may run in bfloat16."""
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def steps(self) -> int: ...  # noqa: D102
+    @property
+    def batch(self) -> int: ...  # noqa: D102
+    @property
+    def lr(self) -> float: ...  # noqa: D102
+    @property
+    def weight_decay(self) -> float: ...  # noqa: D102
+    @property
+    def warmup(self) -> int: ...  # noqa: D102
+    @property
+    def decay_from(self) -> float: ...  # noqa: D102
+    @property
+    def ema(self) -> float: ...  # noqa: D102
+
+
+class Task(Protocol):
+    """A recipe with its data: everything that differs between models."""
+
+    model: nn.Module
+
+    def loss(self, model: Callable[..., Any], step: int) -> tuple[Tensor, Mapping[str, float]]:
+        """Loss of a step and its parts; a function of seed and step alone."""
+
+    def finish(self, model: nn.Module) -> None:
+        """Last touches to averaged weights, before they are evaluated and exported."""
+
+    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
+        """Figures on held-out people; empty where none are held out."""
+
+    def grid(self) -> Tensor:
+        """A picture of what is learned from: 3×H×W uint8."""
+
+    def metadata(self) -> Mapping[str, Any]:
+        """Facts for the log and the file of weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to run, as opposed to what: nothing here changes the result of a step."""
+
+    out: Path
+    budget: float | None = None
+    """Seconds after which the run saves and stops; None: at the recipe's last step."""
+    device: str = "cpu"
+    bf16: bool = True
+    seed: int = 0
+    dry_run: bool = False
+    """Build everything, run two steps, estimate the speed, write nothing."""
+    log_every: int = 50
+    save_every: float = 300
+    """Seconds between saved states (each with an evaluation and an export)."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a run ended: steps done, whether that was all, seconds per step, last figures."""
+
+    step: int
+    finished: bool
+    seconds_per_step: float
+    figures: dict[str, float]
+
+
+def seconds(text: str) -> float:
+    """`90s`, `8m`, `1.5h` or plain seconds -> seconds.
+
+    Raises:
+        TrainingError: anything else, or nothing left to train in.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text)
+    value = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if not value:
+        raise TrainingError(f"--budget {text}: write it as 90s, 8m or 1.5h")
+    return value
+
+
+def train(
+    recipe: Recipe, task: Task, options: Options, *, say: Callable[[str], None] = print
+) -> Outcome:
+    """Train until the recipe's last step or the budget is spent; go on where a run left off.
+
+    In `options.out`: `options.json`, `log.jsonl`, `state.pt` (to resume), `grid.png`, and the
+    averaged weights as `<recipe>.safetensors` (float16).
+
+    Raises:
+        TrainingError: the state in `out` is of another recipe, or the loss is not finite.
+    """
+    started = time.monotonic()
+    device = torch.device(options.device)
+    model = task.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    optimiser = torch.optim.AdamW(
+        _groups(model, recipe.weight_decay), lr=recipe.lr, betas=(0.9, 0.98)
+    )
+    settings = _described(recipe, options)
+    say(json.dumps({**settings, **task.metadata()}))
+    step = _resume(options.out / "state.pt", settings, model, average, optimiser, device)
+    last = min(recipe.steps, step + 2) if options.dry_run else recipe.steps
+    if not options.dry_run:
+        _write(options.out / "options.json", json.dumps(settings, indent=2).encode())
+    say(f"from step {step} of {recipe.steps}")
+
+    def forward(*inputs: Any, **named: Any) -> Any:
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16 and recipe.bf16):
+            return model(*inputs, **named)
+
+    begun, saved, done, pace = step, time.monotonic(), time.monotonic(), 0.0
+    figures: dict[str, float] = {}
+    while step < last and not _spent(options.budget, time.monotonic() - started, pace):
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.lr * _schedule(recipe, step)
+        loss, parts = task.loss(forward, step)
+        if not torch.isfinite(loss):
+            raise TrainingError(f"the loss is {loss.item()} at step {step}: lower the rate (lr)")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimiser.step()
+        _follow(average, model, min(recipe.ema, (1 + step) / (10 + step)))
+        step += 1
+        now = time.monotonic()
+        warming = step <= begun + 2  # the first step also makes and loads data
+        pace = now - done if warming else 0.9 * pace + 0.1 * (now - done)
+        done = now
+        if options.dry_run:
+            continue
+        if step % options.log_every == 0 or step == begun + 1:
+            rate = optimiser.param_groups[0]["lr"]
+            _log(options.out, say, step=step, loss=loss.item(), **parts, rate=rate, pace=pace)
+        if now - saved > options.save_every:
+            figures = _saved(task, step, settings, model, average, optimiser, options, say)
+            saved = done = time.monotonic()
+
+    if options.dry_run:
+        say(f"{pace:.2f} s a step, {recipe.steps * pace / 60:.0f} minutes for {recipe.steps} steps")
+    elif step > begun:
+        figures = _saved(task, step, settings, model, average, optimiser, options, say)
+    return Outcome(step, step >= recipe.steps, pace, figures)
+
+
+def _spent(budget: float | None, elapsed: float, pace: float) -> bool:
+    return budget is not None and elapsed + pace > budget
+
+
+def _schedule(recipe: Recipe, step: int) -> float:
+    """Linear warm-up, a plateau, then linearly to zero."""
+    fall = (recipe.steps - step) / max(1.0, recipe.steps * (1 - recipe.decay_from))
+    return min(1.0, (step + 1) / max(1, recipe.warmup), fall)
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices and filters decay; biases and normalisations do not."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+    for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
+        slow.lerp_(fast, 1 - decay)
+    for kept, now in zip(average.buffers(), model.buffers(), strict=True):
+        kept.copy_(now)
+
+
+def _described(recipe: Recipe, options: Options) -> dict[str, Any]:
+    fields = asdict(recipe)
+    return {"recipe": recipe.name, **fields, "seed": options.seed, "bf16": options.bf16}
+
+
+_MAY_CHANGE = frozenset({"steps", "decay_from", "bf16"})
+"""Settings that may differ when a run goes on."""
+
+
+def _resume(
+    path: Path,
+    settings: Mapping[str, Any],
+    model: nn.Module,
+    average: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    device: torch.device,
+) -> int:
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        before = json.loads(state["settings"])
+    except Exception as error:
+        raise TrainingError(f"{path} cannot be read ({error}); remove it to start again") from error
+    now = json.loads(json.dumps(settings))
+    changed = [k for k in {**before, **now} if before.get(k) != now.get(k) and k not in _MAY_CHANGE]
+    if changed:
+        raise TrainingError(
+            f"{path} is of another run: "
+            + ", ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in sorted(changed))
+            + "; use another output folder"
+        )
+    model.load_state_dict(state["model"])
+    average.load_state_dict(state["average"])
+    optimiser.load_state_dict(state["optimiser"])
+    torch.set_rng_state(state["random"].cpu())
+    return int(state["step"])
+
+
+def _saved(
+    task: Task,
+    step: int,
+    settings: Mapping[str, Any],
+    model: nn.Module,
+    average: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    options: Options,
+    say: Callable[[str], None],
+) -> dict[str, float]:
+    """State, export and grid written; the averaged model's figures."""
+    out = options.out
+    state = {
+        "settings": json.dumps(settings),
+        "step": step,
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "random": torch.get_rng_state(),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    part = out / "state.pt.part"
+    torch.save(state, part)
+    part.replace(out / "state.pt")
+    finished = copy.deepcopy(average)
+    task.finish(finished)
+    figures = dict(task.evaluate(finished))
+    facts = {**settings, **task.metadata(), "step": step, "figures": figures}
+    text = {"facedeid": json.dumps(facts)}
+    _write(out / f"{settings['recipe']}.safetensors", save(_half(finished), text))
+    Image.fromarray(np.asarray(task.grid().permute(1, 2, 0))).save(out / "grid.png")
+    _log(out, say, step=step, **figures)
+    return figures
+
+
+def _half(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and running statistics as contiguous float16."""
+    state = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
+    return {k: v.half().cpu().contiguous() for k, v in state.items()}
+
+
+def _log(out: Path, say: Callable[[str], None], **values: float) -> None:
+    line = json.dumps({k: round(v, 6) for k, v in values.items()})
+    say(line)
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_bytes(data)
+    part.replace(path)

@@ -1,0 +1,54 @@
+"""The recipes by name, and how their hyper-parameters are set from text."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from facedeid.errors import TrainingError
+from facedeid.training.perceptual import PerceptualRecipe
+from facedeid.training.recognizer import RecognizerRecipe
+
+__all__ = ["RECIPES", "AnyRecipe", "configured"]
+
+AnyRecipe = RecognizerRecipe | PerceptualRecipe
+
+RECIPES: Mapping[str, type[RecognizerRecipe] | type[PerceptualRecipe]] = {
+    "recognizer": RecognizerRecipe,
+    "perceptual": PerceptualRecipe,
+}
+
+
+def configured(name: str, settings: Sequence[str] = ()) -> AnyRecipe:
+    """A recipe, with `name=value` settings (values as JSON) over its defaults.
+
+    Raises:
+        TrainingError: no such recipe or setting, or a value of the wrong type.
+    """
+    if name not in RECIPES:
+        raise TrainingError(f"no recipe is called {name!r}; there are: {', '.join(RECIPES)}")
+    recipe = RECIPES[name]()
+    defaults = {f.name: getattr(recipe, f.name) for f in fields(recipe)}
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or key not in defaults:
+            raise TrainingError(
+                f"--set {setting}: write name=value; {name} has {', '.join(sorted(defaults))}"
+            )
+        changes[key] = _value(setting, text, defaults[key])
+    return replace(recipe, **changes)
+
+
+def _value(setting: str, text: str, default: Any) -> Any:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        raise TrainingError(f"--set {setting}: {text!r} is not a number or a list") from None
+    if isinstance(default, tuple) and isinstance(value, list):
+        value = tuple(value)
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(default):
+        raise TrainingError(f"--set {setting}: expected {type(default).__name__}, as {default!r}")
+    return value

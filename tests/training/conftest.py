@@ -1,0 +1,29 @@
+"""A folder of aligned faces: two real portraits, their mirror images, in several lights."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facedeid.faces import align, detect, frame
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory, astronaut, hopper) -> Path:
+    """16 photos, 96 px, `faces/*.png`, with `faces_landmarks.npz`; at least one is held out."""
+    folder = tmp_path_factory.mktemp("training") / "faces"
+    folder.mkdir()
+    names, points = [], []
+    for person, rgb in (("astronaut", astronaut), ("hopper", hopper)):
+        face = detect(rgb)[0]
+        place = frame(face, 96)
+        crop = ((align(rgb, place).permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255)
+        for gain in (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4):
+            names.append(f"{person}{gain}")
+            points.append(place.to_frame(face.landmarks))
+            pixels = (crop * gain).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{names[-1]}.png")
+    beside = folder.parent / "faces_landmarks.npz"
+    np.savez(beside, names=np.array(names), points=np.array(points, np.float16))
+    return folder
