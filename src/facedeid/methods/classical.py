@@ -171,7 +171,7 @@ class Pixelate(_Classical):
     @property
     def warnings(self) -> tuple[str, ...]:
         """Fine mosaics are read by recognisers, and averaging over frames undoes them."""
-        if self.across > 15:
+        if self.across > 12:
             cells = round(self.across * FACE_SHARE)
             return (f"a mosaic of {cells} cells across the face is fine: recognisers read it",)
         return ()

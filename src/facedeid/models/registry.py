@@ -126,7 +126,7 @@ def _mobile() -> RecognizerSpec:
         name="facedeid-mobile",
         summary="facedeid's own compact recogniser, distilled; comes with the package",
         source="facedeid (recipe `recognizer`)",
-        licence="Apache-2.0",
+        licence="non-commercial research use (training photos)",
         dim=int(facts.get("dim", 256)),
         metric="cosine",
         crop=ARCFACE_CROP,
