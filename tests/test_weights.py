@@ -327,7 +327,7 @@ def test_import_and_locate(register, tmp_path, store):
         weights.locate("y")
 
 
-@pytest.mark.parametrize("sha256", [SHA, None])
+@pytest.mark.parametrize("sha256", [SHA, None], ids=["known", "unknown"])
 def test_an_altered_file_is_noticed_at_the_next_load(register, tmp_path, store, sha256):
     register(sha256=sha256)
     (tmp_path / "mine.bin").write_bytes(CONTENT)
