@@ -122,7 +122,7 @@ def ours(folder: Path, out: Path, min_face: int) -> list[str]:
 
 
 def theirs(tool: str, folder: Path) -> list[str]:
-    """It writes NAME_anonymized.png beside the photos."""
+    """It writes NAME_anonymized.jpg beside the photos."""
     files = sorted(p for p in folder.glob("*.jpg") if "_anonymized" not in p.name)
     return [tool, "--replacewith", "blur", *map(str, files)]
 

@@ -30,6 +30,15 @@ def _number(name: str, value: float, low: float, high: float) -> None:
         raise OptionError(f"{name} must lie between {low:g} and {high:g}, got {value:g}")
 
 
+def _either(method: str, **given: int | None) -> None:
+    """At most one of two numbers of pixels or cells in a crop."""
+    if None not in given.values():
+        raise OptionError(f"{method} takes {' or '.join(given)}, not both")
+    for name, value in given.items():
+        if value is not None:
+            _number(name, value, 1, 256)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Classical(Method):
     """Methods without networks or randomness, face by face the same."""
@@ -114,12 +123,7 @@ class DownUp(_Classical):
     cell: int | None = None
 
     def __post_init__(self) -> None:
-        if self.size is not None and self.cell is not None:
-            raise OptionError("down-up takes size or cell, not both")
-        if self.size is not None:
-            _number("size", self.size, 1, 256)
-        if self.cell is not None:
-            _number("cell", self.cell, 1, 256)
+        _either(self.name, size=self.size, cell=self.cell)
 
     @property
     def target(self) -> int:
@@ -154,12 +158,7 @@ class Pixelate(_Classical):
     cluster: int | None = None
 
     def __post_init__(self) -> None:
-        if self.cells is not None and self.cluster is not None:
-            raise OptionError("pixelate takes cells or cluster, not both")
-        if self.cells is not None:
-            _number("cells", self.cells, 1, 256)
-        if self.cluster is not None:
-            _number("cluster", self.cluster, 1, 256)
+        _either(self.name, cells=self.cells, cluster=self.cluster)
 
     @property
     def across(self) -> int:
