@@ -45,7 +45,10 @@ def styles(count: int) -> Callable[[int], Tensor]:
 
 def frozen(network: nn.Module) -> nn.Module:
     """As networks are used: no gradient to weights, 4-D weights in channels-last order."""
-    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    for weight in network.parameters():
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return network.eval().requires_grad_(False)
 
 
 class Swapped(nn.Module):
