@@ -67,7 +67,10 @@ def list_models() -> None:
         use = "yes" if licence == "CC0" else "no"
         table.add_row(name, here, "", use, f"{summary} (face_recognition_models)")
     for name in _shipped():
-        table.add_row(escape(name), "built in", "", "", "comes with facedeid")
+        facts = weights.shipped_facts(name)
+        use = "no" if "non-commercial" in facts.get("licence", "") else "unclear"
+        what = f"{facts.get('what', '')} (comes with facedeid)"
+        table.add_row(escape(name), "built in", _size(facts.get("size")), use, escape(what))
     for known in weights.CHECKPOINTS.values():
         state = _STATE[weights.status(known.name).state]
         use = _COMMERCIAL[known.commercial]

@@ -26,6 +26,7 @@ __all__ = [
     "locate",
     "sha256_of",
     "shipped",
+    "shipped_facts",
     "shipped_names",
     "status",
     "store",
@@ -307,17 +308,27 @@ def shipped_names() -> tuple[str, ...]:
     return tuple(_manifest())
 
 
+def shipped_facts(name: str) -> dict[str, Any]:
+    """What the manifest says of a file that comes with the package: size, licence, what it is.
+
+    Raises:
+        WeightsError: there is no such file.
+    """
+    manifest = _manifest()
+    if name not in manifest:
+        known = ", ".join(manifest) or "none"
+        raise WeightsError(f"no file {name!r} comes with facedeid; there are: {known}")
+    return manifest[name]
+
+
 def shipped(name: str) -> Path:
     """A file that comes with the package, its content verified.
 
     Raises:
         WeightsError: there is no such file, or it is not what was released.
     """
-    manifest = _manifest()
-    if name not in manifest:
-        known = ", ".join(manifest) or "none"
-        raise WeightsError(f"no file {name!r} comes with facedeid; there are: {known}")
+    facts = shipped_facts(name)
     path = Path(str(files("facedeid").joinpath("data", name)))
-    if sha256_of(path) != manifest[name].get("sha256"):
+    if sha256_of(path) != facts.get("sha256"):
         raise WeightsError(f"{path} is not what was released; reinstall facedeid")
     return path
