@@ -139,6 +139,7 @@ def main() -> None:
     parser.add_argument("--deface", default=shutil.which("deface"))
     parser.add_argument("--photos", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--min-face", type=int, nargs="+", default=[24, 80])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as base:
         root = Path(base)
@@ -148,7 +149,7 @@ def main() -> None:
         for seed in range(options.photos):
             picture, truths[f"{seed}.jpg"] = scene(seed)
             Image.fromarray(picture).save(folder / f"{seed}.jpg", quality=92)
-        jobs = {"facedeid --min-face 24": 24, "facedeid --min-face 80": 80}
+        jobs = {f"facedeid --min-face {side}": side for side in options.min_face}
         print(
             f"{options.photos} photos of {WIDTH}×{HEIGHT}, ten faces each, {os.cpu_count()} cores"
         )
