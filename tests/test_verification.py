@@ -134,7 +134,13 @@ def test_faces_are_found_again_at_any_size(hopper: Array) -> None:
     assert find_again(np.zeros_like(photo), face, "hog") is None
 
 
-def test_compare_reports_every_face(hopper: Array, dlib_net: Recognizer) -> None:
-    (pair,) = compare(hopper, hopper, [dlib_net])
+def test_compare_reports_every_face(hopper: Array, grace: Face) -> None:
+    models = Models()
+    (pair,) = compare(hopper, hopper, models)
     assert pair.verdict.outcome == "matched"
-    assert compare(np.zeros_like(hopper), hopper, [dlib_net]) == []
+    assert {m.recognizer for m in pair.verdict.matches} == {"dlib", "facedeid-mobile"}
+    assert pair.perceptual == 0
+    (changed,) = compare(hopper, covered(hopper, grace, 90), models, ["dlib"])
+    assert {m.recognizer for m in changed.verdict.matches} == {"dlib"}
+    assert changed.perceptual > 0.2
+    assert compare(np.zeros_like(hopper), hopper, models) == []

@@ -286,7 +286,8 @@ def verify(
     pairs = compare(
         before,
         after,
-        Models(device).recognizers(recognizer),
+        Models(device),
+        recognizer,
         require=require,
         detector=detector,
         min_face=min_face,
@@ -295,23 +296,27 @@ def verify(
         err.print(f"no face was found in {escape(str(original))}")
         raise typer.Exit(NO_FACE)
     table = Table()
-    for head in ("face", "box", "outcome", "recogniser", "aligned", "distance", "threshold"):
+    for head in ("face", "box", "outcome", "facedeid-lpips"):
+        table.add_column(head, overflow="fold")
+    for head in ("recogniser", "aligned", "distance", "threshold"):
         table.add_column(head, overflow="fold")
     for number, pair in enumerate(pairs):
         box = ",".join(str(round(v)) for v in pair.face.box)
         outcome = pair.verdict.outcome + (" (they disagree)" if pair.verdict.disagreement else "")
+        change = f"{pair.perceptual:.3f}"
         for match in pair.verdict.matches:
             color = "red" if match.matched else "green"
             table.add_row(
                 str(number),
                 box,
                 outcome,
+                change,
                 match.recognizer,
                 match.aligned,
                 f"[{color}]{match.distance:.3f}[/]",
                 f"{match.threshold:g}",
             )
-            number, box, outcome = "", "", ""  # type: ignore[assignment]
+            number, box, outcome, change = "", "", "", ""  # type: ignore[assignment]
     out.print(table)
     matched = sum(not pair.verdict.protected for pair in pairs)
     out.print(f"{matched} of {len(pairs)} faces are still matched")

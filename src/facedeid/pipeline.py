@@ -28,7 +28,7 @@ from facedeid.methods.classical import Blur, Mask, Pixelate
 from facedeid.models import Models, Recognizer
 from facedeid.random import stream
 from facedeid.selection import Selection
-from facedeid.verification import Verdict, verify_face
+from facedeid.verification import Verdict, perceptual_change, verify_face
 
 __all__ = [
     "FaceReport",
@@ -269,7 +269,8 @@ def protect_photo(
                 item.embeddings.append(vector)
     released, written = _attempts(photo, items, recognizers, settings, models, key, stage, clock)
     with clock("verify"):
-        _measure(photo, written, items, models)
+        for item in items:
+            item.perceptual = perceptual_change(photo.rgb, written.rgb, item.face, models)
     return _finished(photo, found, items, released, written, settings, clock)
 
 
@@ -325,15 +326,6 @@ def _verify(
             detector=settings.detector,
             white_box=item.method.surrogates,
         )
-
-
-@torch.no_grad()
-def _measure(photo: Photo, written: Photo, items: Sequence[_Item], models: Models) -> None:
-    """How much each face has changed to the eye."""
-    for item in items:
-        place = frame(item.face)
-        pair = [align(p.rgb, place)[None].to(models.device) for p in (photo, written)]
-        item.perceptual = round(float(models.perceptual(*pair)), 5)
 
 
 def _deidentify(

@@ -7,17 +7,26 @@ under any of them counts.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from facedeid.faces import Face, detect, face_mask, faces_from_boxes
-from facedeid.models import Recognizer
+from facedeid.faces import Face, align, detect, face_mask, faces_from_boxes, frame
+from facedeid.models import Models, Recognizer
 
-__all__ = ["FacePair", "Match", "Verdict", "compare", "verify_face"]
+__all__ = [
+    "FacePair",
+    "Match",
+    "Verdict",
+    "compare",
+    "find_again",
+    "perceptual_change",
+    "verify_face",
+]
 
 SEARCH_SIDE = 120
 """A face is searched again at about this size in pixels, whatever its size in the photo."""
@@ -193,12 +202,32 @@ class FacePair:
 
     face: Face
     verdict: Verdict
+    perceptual: float
+    """How much the place has changed to the eye, by facedeid-lpips (not LPIPS)."""
+
+
+@torch.no_grad()
+def perceptual_change(
+    before: NDArray[Any], after: NDArray[Any], face: Face, models: Models
+) -> float:
+    """Distance of an aligned face to what is in its place in another picture, by facedeid-lpips.
+
+    Args:
+        before: H×W×3 uint8 or uint16, where the face was found.
+        after: the other picture, of the same geometry.
+        face: whose place is compared.
+        models: where the perceptual distance comes from.
+    """
+    place = frame(face)
+    pair = [align(photo, place)[None].to(models.device) for photo in (before, after)]
+    return round(float(models.perceptual(*pair)), 5)
 
 
 def compare(
     before: NDArray[np.uint8],
     after: NDArray[np.uint8],
-    recognizers: Sequence[Recognizer],
+    models: Models,
+    recognizers: Sequence[str] | None = None,
     *,
     require: str = "library",
     detector: str = "hog",
@@ -206,8 +235,9 @@ def compare(
 ) -> list[FacePair]:
     """Per face of `before`, whether recognisers still match it in `after` (same geometry)."""
     pairs = []
+    judges = models.recognizers(recognizers)
     for face in detect(before, detector=detector, min_face=min_face):
-        own = [r.embed_photo(before, [face.landmarks])[0] for r in recognizers]
-        verdict = verify_face(face, own, after, recognizers, require=require, detector=detector)
-        pairs.append(FacePair(face, verdict))
+        own = [r.embed_photo(before, [face.landmarks])[0] for r in judges]
+        verdict = verify_face(face, own, after, judges, require=require, detector=detector)
+        pairs.append(FacePair(face, verdict, perceptual_change(before, after, face, models)))
     return pairs
