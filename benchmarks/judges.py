@@ -21,8 +21,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from facedeid.models import RECOGNIZERS, dlib_model_path
+from facedeid.models import RECOGNIZERS
 from facedeid.nets.lpips import Lpips, lpips, lpips_state
+from facedeid.weights import dlib_model_path
 
 SHIPPED = Path(__file__).parents[1] / "src/facedeid/data/facedeid-lpips.safetensors"
 

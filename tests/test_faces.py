@@ -1,14 +1,9 @@
 """Alignment and paste-back: the two directions between photo and canonical frame."""
 
-import os
-
 import cv2
-import matplotlib
 import numpy as np
 import pytest
-import skimage.data
 import torch
-from PIL import Image
 
 from facedeid.errors import OptionError
 from facedeid.faces import (
@@ -22,18 +17,6 @@ from facedeid.faces import (
     native_size,
     paste,
 )
-
-
-@pytest.fixture(scope="module")
-def astronaut():
-    return skimage.data.astronaut()
-
-
-@pytest.fixture(scope="module")
-def hopper():
-    path = os.path.join(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")  # noqa: PTH118
-    with Image.open(path) as image:
-        return np.array(image.convert("RGB"))
 
 
 @pytest.fixture(scope="module")

@@ -5,28 +5,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
-import matplotlib
 import numpy as np
 import pytest
-import skimage.data
-from PIL import Image
 
 from facedeid.errors import OptionError, WeightsError
 from facedeid.faces import align, detect, faces_from_boxes, frame
 from facedeid.faces.detection import Finder, dlib_model, finder, scan, suppress
-
-
-@pytest.fixture(scope="module")
-def astronaut():
-    return skimage.data.astronaut()
-
-
-@pytest.fixture(scope="module")
-def hopper():
-    path = os.path.join(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")  # noqa: PTH118
-    with Image.open(path) as image:
-        return np.array(image.convert("RGB"))
-
 
 ASTRONAUT = (173, 80, 266, 173)
 HOPPER = (167, 145, 360, 338)
@@ -158,7 +142,7 @@ class TestDetect:
             assert face.detector == "yunet"
 
     def test_missing_models_are_named(self, monkeypatch):
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        monkeypatch.setattr("facedeid.weights.local.find_spec", lambda name: None)
         with pytest.raises(WeightsError, match="pip install face_recognition_models"):
             dlib_model(lambda path: path, "another.dat")
 

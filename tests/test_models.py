@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from facedeid.errors import OptionError, WeightsError
 from facedeid.faces import align, detect, frame
-from facedeid.models import ARCFACE_CROP, DLIB_CROP, Models, dlib_model_path
+from facedeid.models import ARCFACE_CROP, DLIB_CROP, Models
 from facedeid.nets.dlib_resnet import DlibFaceNet, state_from_dat
+from facedeid.weights import dlib_model_path
 
 Array = NDArray[np.uint8]
 DAT = "dlib_face_recognition_resnet_model_v1.dat"

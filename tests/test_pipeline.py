@@ -198,7 +198,9 @@ def test_a_file_appears_whole_or_not_at_all(
     before = hopper_path.read_bytes()
     good, bad = tmp_path / "good.jpg", tmp_path / "bad.jpg"
     settings = Settings(method=create("pixelate"))
-    assert protect_file(hopper_path, good, settings, models).report.status == "protected"
+    result = protect_file(hopper_path, good, settings, models)
+    assert result.report.status == "protected"
+    assert np.array_equal(result.image, imaging.read(good).rgb)  # what is reported is the file
     with Image.open(good) as written, Image.open(hopper_path) as original:
         assert written.size == original.size
         assert written.format == "JPEG"

@@ -80,11 +80,13 @@ def list_models() -> None:
 
 
 def _built_in(file: str) -> bool:
-    from importlib.util import find_spec
+    from facedeid import weights
 
-    spec = find_spec("face_recognition_models")
-    folders = spec.submodule_search_locations if spec is not None else None
-    return any((Path(folder) / "models" / file).is_file() for folder in folders or ())
+    try:
+        weights.dlib_model_path(file)
+    except WeightsError:
+        return False
+    return True
 
 
 def _shipped() -> tuple[str, ...]:

@@ -304,7 +304,7 @@ def _attempts(
                 todo = [item for item in items if not (item.verdict and item.verdict.protected)]
                 if todo and settings.on_unprotected != "release":
                     raise _Still
-            return True, candidate
+            return True, written
         except _Still:
             continue
     return False, written

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedeid.errors import OptionError, WeightsError
-from facedeid.models import dlib_model_path
+from facedeid.weights import dlib_model_path
 
 __all__ = ["DETECTORS", "Finder", "dlib_model", "finder", "scan", "suppress"]
 

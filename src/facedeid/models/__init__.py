@@ -12,7 +12,7 @@ from facedeid.models.crops import (
 from facedeid.models.holder import Models
 from facedeid.models.naming import recognizer_name
 from facedeid.models.recognizers import Metric, Recognizer, RecognizerSpec
-from facedeid.models.registry import JUDGES, RECOGNIZERS, dlib_model_path
+from facedeid.models.registry import JUDGES, RECOGNIZERS
 
 __all__ = [
     "ARCFACE_CROP",
@@ -28,6 +28,5 @@ __all__ = [
     "Models",
     "Recognizer",
     "RecognizerSpec",
-    "dlib_model_path",
     "recognizer_name",
 ]

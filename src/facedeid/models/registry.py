@@ -3,7 +3,6 @@
 Thresholds are only those that were published or measured; `docs/networks.md` says how.
 """
 
-import importlib.util
 import json
 from collections.abc import Callable
 from importlib.resources import files
@@ -34,7 +33,7 @@ from facedeid.nets.irse import IrSe
 from facedeid.nets.mobilefacenet import mobilefacenet
 from facedeid.weights.loading import load_state
 
-__all__ = ["JUDGES", "RECOGNIZERS", "dlib_model_path"]
+__all__ = ["JUDGES", "RECOGNIZERS"]
 
 JUDGES = ("dlib", "facedeid-mobile")
 """Who judges where nobody is named: recognisers that come with the installation."""
@@ -44,33 +43,18 @@ _NO_CUSTOM = f"{_LFW}; library is best, for want of a customary one"
 _UNKNOWN = "none is known"
 
 
-def dlib_model_path(name: str) -> Path:
-    """A file of the package face_recognition_models, found without importing it.
-
-    Raises:
-        WeightsError: the package or the file is missing.
-    """
-    spec = importlib.util.find_spec("face_recognition_models")
-    folders = spec.submodule_search_locations if spec is not None else None
-    for folder in folders or ():
-        path = Path(folder) / "models" / name
-        if path.is_file():
-            return path
-    raise WeightsError(f"{name} is missing; run: pip install face_recognition_models")
-
-
 _DLIB_FILE = "dlib_face_recognition_resnet_model_v1.dat"
 
 
 def _build_dlib() -> nn.Module:
     net = DlibFaceNet()
-    net.load_state_dict(state_from_dat(dlib_model_path(_DLIB_FILE).read_bytes()))
+    net.load_state_dict(state_from_dat(weights.dlib_model_path(_DLIB_FILE).read_bytes()))
     return net
 
 
 def _has_dlib() -> bool:
     try:
-        dlib_model_path(_DLIB_FILE)
+        weights.dlib_model_path(_DLIB_FILE)
     except WeightsError:
         return False
     return True

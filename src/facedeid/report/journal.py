@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from facedeid.errors import OptionError, OutputError
+from facedeid.imaging import TEMPORARY_PREFIX
 from facedeid.report.records import SCHEMA, summary_record
 
 __all__ = ["Writer", "read_records", "write_jsonl", "write_whole"]
@@ -128,7 +129,7 @@ def write_whole(path: Path, chunks: Iterable[str], *, private: bool = False) -> 
     Raises:
         OutputError: it cannot be written; what was there before still is.
     """
-    temporary = path.with_name(f".facedeid-{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
         opened = os.open(temporary, flags, 0o600 if private else 0o666)

@@ -30,6 +30,7 @@ from facedeid.random import stream
 from facedeid.training import degrade
 from facedeid.training.data import Faces
 from facedeid.training.synthesis import Chips, novel_faces, real_faces
+from facedeid.weights import dlib_model_path
 
 __all__ = ["RecognizerRecipe", "RecognizerTask", "Teacher", "load_teacher"]
 
@@ -70,8 +71,6 @@ def load_teacher(spec: str, device: torch.device) -> Teacher:
 
 def _dlib_teacher(device: torch.device, state: dict[str, Tensor] | None = None) -> Teacher:
     if state is None:
-        from facedeid.models import dlib_model_path
-
         file = dlib_model_path("dlib_face_recognition_resnet_model_v1.dat")
         state = state_from_dat(file.read_bytes())
     net = DlibFaceNet()

@@ -3,6 +3,7 @@
 from facedeid.weights.local import (
     Status,
     accept,
+    dlib_model_path,
     entry,
     import_file,
     locate,
@@ -23,6 +24,7 @@ __all__ = [
     "Progress",
     "Status",
     "accept",
+    "dlib_model_path",
     "download",
     "entry",
     "fetch",

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from facedeid.weights.registry import CHECKPOINTS, Checkpoint
 
 __all__ = [
     "Status",
+    "dlib_model_path",
     "entry",
     "import_file",
     "locate",
@@ -332,3 +334,18 @@ def shipped(name: str) -> Path:
     if sha256_of(path) != facts.get("sha256"):
         raise WeightsError(f"{path} is not what was released; reinstall facedeid")
     return path
+
+
+def dlib_model_path(name: str) -> Path:
+    """A file of the package face_recognition_models, found without importing it.
+
+    Raises:
+        WeightsError: the package or the file is missing.
+    """
+    spec = find_spec("face_recognition_models")
+    folders = spec.submodule_search_locations if spec is not None else None
+    for folder in folders or ():
+        path = Path(folder) / "models" / name
+        if path.is_file():
+            return path
+    raise WeightsError(f"{name} is missing; run: pip install face_recognition_models")
