@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from facedeid.evaluation.statistics import best_threshold, far_threshold, ten_fold_accuracy
 from facedeid.faces import detect
 from facedeid.landmarks import MEAN_FACE
 from facedeid.models import Models, Recognizer
 
-FOLDS = 10
 BATCH = 32
 
 
@@ -102,28 +102,15 @@ def embeddings(
     return found
 
 
-def best_threshold(distances: np.ndarray, same: np.ndarray) -> float:
-    """The distance below which calling two photos one person is right most often."""
-    order = np.argsort(distances)
-    ours = np.concatenate([[0], np.cumsum(np.where(same[order], 1, -1))])
-    cut = int(np.argmax(ours))
-    padded = np.concatenate([[0.0], distances[order], [distances.max() + 1]])
-    return float((padded[cut] + padded[cut + 1]) / 2)
-
-
 def figures(distances: np.ndarray, same: np.ndarray) -> dict[str, float]:
     """What is printed, by name."""
-    fold = np.arange(len(same)) // (len(same) // FOLDS)
-    folds = []
-    for k in range(FOLDS):
-        threshold = best_threshold(distances[fold != k], same[fold != k])
-        folds.append(((distances < threshold) == same)[fold == k].mean())
+    folds = ten_fold_accuracy(distances, same)
     best = best_threshold(distances, same)
-    impostors, genuine = np.sort(distances[~same]), distances[same]
-    strict = float(impostors[len(impostors) // 1000])  # below it: one in a thousand
+    impostors, genuine = distances[~same], distances[same]
+    strict = far_threshold(impostors, 1e-3)  # below it: one in a thousand
     return {
-        "accuracy": 100 * float(np.mean(folds)),
-        "error": 100 * float(np.std(folds, ddof=1) / FOLDS**0.5),
+        "accuracy": 100 * folds.mean,
+        "error": 100 * folds.standard_error,
         "single": 100 * float(((distances < best) == same).mean()),
         "best": best,
         "genuine": float(genuine.mean()),
