@@ -20,14 +20,22 @@ out = Console(highlight=False, soft_wrap=True, markup=False)
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="recognizer or perceptual.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="recognizer, perceptual, feature-embedding or feature-embedding-paper."
+        ),
+    ],
     data: Annotated[
         list[Path] | None,
         typer.Option(help="Folder or tar archive of aligned photos (repeatable)."),
     ] = None,
     teacher: Annotated[
         list[str] | None,
-        typer.Option(help="dlib, or an .onnx or .safetensors file (repeatable)."),
+        typer.Option(
+            help="dlib, or an .onnx or .safetensors file; for feature-embedding-paper "
+            "recognizer=NAME, vgg19=FILE, lpips=FILE, generated=FOLDER, object=FOLDER (repeatable)."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder; facedeid-train/RECIPE.")
@@ -42,8 +50,9 @@ def train(
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     bf16: Annotated[
-        bool, typer.Option("--bf16/--no-bf16", help="bfloat16 where the recipe allows it.")
-    ] = True,
+        bool | None,
+        typer.Option("--bf16/--no-bf16", help="bfloat16 where the recipe allows it; if fast here."),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(help="At most so many photos of each source.", min=1)
     ] = None,
@@ -55,7 +64,7 @@ def train(
     import torch
 
     from facedeid.training.data import load_faces
-    from facedeid.training.loop import Options, seconds
+    from facedeid.training.loop import Options, fast_bf16, seconds
     from facedeid.training.loop import train as run
     from facedeid.training.recipes import configured
 
@@ -71,7 +80,12 @@ def train(
         place = Path(scratch) if dry_run else folder
         task = chosen.task(faces, teacher or [], place, torch.device(device), seed)
         options = Options(
-            out=place, budget=allowed, device=device, bf16=bf16, seed=seed, dry_run=dry_run
+            out=place,
+            budget=allowed,
+            device=device,
+            bf16=fast_bf16(device) if bf16 is None else bf16,
+            seed=seed,
+            dry_run=dry_run,
         )
         outcome = run(chosen, task, options, say=out.print)
     if not dry_run:

@@ -6,7 +6,17 @@ Points are (x, y); a face's right side, which is the image's left, comes first.
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BROWS", "CHIN", "EYES", "FIVE_POINTS", "MEAN_FACE", "MOUTH", "NOSE", "similarity"]
+__all__ = [
+    "BROWS",
+    "CHIN",
+    "EYES",
+    "FIVE_POINTS",
+    "MEAN_FACE",
+    "MIRRORED",
+    "MOUTH",
+    "NOSE",
+    "similarity",
+]
 
 CHIN = tuple(range(17))
 BROWS = tuple(range(17, 27))
@@ -22,6 +32,16 @@ FIVE_POINTS: tuple[tuple[int, ...], ...] = (
     (54,),
 )
 """Eye centres, nose tip, mouth corners: each the mean of these landmarks."""
+
+MIRRORED: tuple[int, ...] = (
+    *range(16, -1, -1),
+    *range(26, 16, -1),
+    *range(27, 31),
+    *range(35, 30, -1),
+    *(45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40),
+    *(54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65),
+)
+"""Landmark i of a mirrored picture is landmark MIRRORED[i] of the picture."""
 
 MEAN_FACE: NDArray[np.float64] = np.array(
     [

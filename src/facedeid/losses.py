@@ -78,11 +78,11 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).square().sum(-1).clamp_min(1e-12).sqrt()
 
 
-def away_from(distance: Tensor, margin: float) -> Tensor:
+def away_from(distance: Tensor, margin: float | Tensor) -> Tensor:
     """Dodging: push a distance to one's own embedding up to the margin, and no further."""
     return F.relu(margin - distance)
 
 
-def towards(distance: Tensor, margin: float) -> Tensor:
+def towards(distance: Tensor, margin: float | Tensor) -> Tensor:
     """Impersonation: pull a distance to a target's embedding down to the margin, no further."""
     return F.relu(distance - margin)

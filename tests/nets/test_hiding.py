@@ -4,7 +4,7 @@ from golden import distance, on_meta
 from seedweights import fill, tensor
 
 from facedeid.errors import OptionError
-from facedeid.nets.hiding import HidingConfig, HidingNet, tile
+from facedeid.nets.hiding import EmbeddingNet, HidingConfig, HidingNet, tile
 
 SMALL = {"width": 1 / 8, "identity": 32}
 
@@ -106,3 +106,46 @@ def test_faces_and_features_that_do_not_fit_are_refused():
 def test_impossible_configurations_are_refused(options):
     with pytest.raises(OptionError):
         HidingConfig(**options)
+
+
+def test_folding_keeps_the_shape_and_the_place():
+    """With blocks of 2×2 pixels as channels, a face goes in and comes out at its own size."""
+    net = small(fold=2, levels=3, conditioning="film", norm="group", output="residual")
+    face, feature = faces(), tensor("feature", (2, 32))
+    out = net(face, feature)
+    assert out.shape == face.shape
+    assert net.encoder[0].conv1.in_channels == 12
+    changed = face.clone()
+    changed[:, :, 20:24, 40:44] *= -1
+    moved = (net(changed, feature) - out - (changed - face)).abs().sum((0, 1))
+    assert moved[16:28, 36:48].mean() > moved[40:, :16].mean()
+
+
+def test_a_fold_must_divide_the_side():
+    with pytest.raises(OptionError, match="multiples of 8"):
+        small(fold=2, levels=3)(faces(size=60), tensor("feature", (2, 32)))
+
+
+class TestEmbeddingNet:
+    def net(self):
+        return fill(EmbeddingNet(width=1 / 8, levels=3)).eval()
+
+    def test_strength_zero_is_the_cover_itself(self):
+        cover, code = faces(), tensor("code", (2, 512))
+        strength = torch.tensor([0.0, 1.0])
+        made = self.net()(cover, code, strength)
+        assert torch.equal(made[0], cover[0])
+        assert (made[1] - cover[1]).abs().max() > 0.01
+
+    def test_the_change_is_bounded(self):
+        cover, code = faces(size=256), tensor("code", (2, 512))
+        made = self.net()(cover, 50 * code, torch.ones(2))
+        assert (made - cover).abs().max() <= 0.4 + 1e-6
+
+    def test_the_frame_gets_the_change_of_half_its_side(self):
+        cover, code = faces(size=256), tensor("code", (2, 512))
+        small_cover = torch.nn.functional.interpolate(cover, (128, 128), mode="area")
+        large = self.net()(0.3 * cover, code, torch.ones(2)) - 0.3 * cover
+        less = self.net()(0.3 * small_cover, code, torch.ones(2)) - 0.3 * small_cover
+        shrunk = torch.nn.functional.interpolate(large, (128, 128), mode="area")
+        assert torch.nn.functional.cosine_similarity(shrunk.flatten(), less.flatten(), 0) > 0.9

@@ -10,12 +10,14 @@ from facedeid.models.crops import (
     Crop,
 )
 from facedeid.models.holder import Models
+from facedeid.models.identities import CODED, identity_codes, lookalikes
 from facedeid.models.naming import recognizer_name
 from facedeid.models.recognizers import Metric, Recognizer, RecognizerSpec
 from facedeid.models.registry import JUDGES, RECOGNIZERS
 
 __all__ = [
     "ARCFACE_CROP",
+    "CODED",
     "CROPS",
     "DLIB_CROP",
     "FACENET_CROP",
@@ -28,5 +30,7 @@ __all__ = [
     "Models",
     "Recognizer",
     "RecognizerSpec",
+    "identity_codes",
+    "lookalikes",
     "recognizer_name",
 ]

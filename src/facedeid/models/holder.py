@@ -5,11 +5,14 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from facedeid.errors import OptionError
 from facedeid.models.naming import specified
 from facedeid.models.recognizers import Recognizer
 from facedeid.models.registry import JUDGES, RECOGNIZERS
+from facedeid.nets import load_official
+from facedeid.nets.hiding import EmbeddingNet
 from facedeid.nets.lpips import Lpips, lpips, lpips_state
 from facedeid.weights import shipped
 from facedeid.weights.loading import load_state
@@ -47,6 +50,37 @@ class Models:
         """
         net = lpips(lpips_state(load_state(shipped("facedeid-lpips.safetensors"))))
         return net.to(self.device).requires_grad_(False)
+
+    @cached_property
+    def embedding(self) -> EmbeddingNet:
+        """`facedeid-embedding`, the network of the method feature-embedding.
+
+        Raises:
+            WeightsError: the installation is damaged.
+        """
+        state = load_state(shipped("facedeid-embedding.safetensors"))
+        net = load_official(EmbeddingNet(), {k.removeprefix("net."): v for k, v in state.items()})
+        net = net.to(self.device).eval().requires_grad_(False)
+        return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    @cached_property
+    def _bank(self) -> dict[str, Tensor]:
+        return {k: v.float() for k, v in load_state(shipped("identities.safetensors")).items()}
+
+    def identities(self, recognizer: str) -> Tensor:
+        """Features of the synthetic identities that ship, as a recogniser gives them: N×D.
+
+        Row i is the same generated, non-existent person for every recogniser.
+
+        Raises:
+            OptionError: the bank holds no features of this recogniser.
+        """
+        if recognizer not in self._bank:
+            raise OptionError(
+                f"the bank of synthetic identities has no features of {recognizer}; it has "
+                f"{', '.join(sorted(self._bank))}"
+            )
+        return self._bank[recognizer].to(self.device)
 
     def __getstate__(self) -> dict[str, Any]:
         """Workers get the device, and read their own networks."""

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from facedeid.errors import OptionError
 
-__all__ = ["HidingConfig", "HidingNet", "tile"]
+__all__ = ["EmbeddingNet", "HidingConfig", "HidingNet", "tile"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class HidingConfig:
     width: float = 1.0
     """Multiplies all channels (the 64 at full size are rounded to a multiple of 4)."""
     levels: int = 5
-    """Resolutions; the sides of a photo must be multiples of 2^(levels - 1)."""
+    """Resolutions; the sides of a photo must be multiples of fold · 2^(levels - 1)."""
     identity: int = 512
     """Length of the feature that is embedded."""
     conditioning: Literal["tile", "film", "both"] = "tile"
@@ -45,12 +45,15 @@ class HidingConfig:
     """Largest change of a value under `residual` (the range -1..1 is 2 wide)."""
     outputs: int = 3
     """Channels of the head; more than 3 only for users of `HidingNet.raw`."""
+    fold: int = 1
+    """Side of the blocks of pixels that become channels before the first convolution, and pixels
+    again after the head: the finest resolution, the dearest one, is then left out."""
 
     def __post_init__(self) -> None:
         if self.base < 4 or self.levels < 2 or self.identity < 1:
             raise OptionError("a hiding net needs 4 channels, 2 levels and a feature, at least")
-        if self.outputs < 3 or self.limit <= 0:
-            raise OptionError("a hiding net needs 3 output channels and a positive limit")
+        if self.outputs < 3 or self.limit <= 0 or self.fold < 1:
+            raise OptionError("a hiding net needs 3 output channels, a positive limit and fold")
 
     @property
     def base(self) -> int:
@@ -134,7 +137,8 @@ class HidingNet(nn.Module):
         super().__init__()
         self.config = config = config or HidingConfig()
         widths, film = config.widths, config.conditioning != "tile"
-        stages = [3 if config.conditioning == "film" else 6, *widths]
+        tiles = 0 if config.conditioning == "film" else 3
+        stages = [3 * config.fold**2 + tiles, *widths]
         self.encoder = nn.ModuleList(
             _Block(
                 config,
@@ -151,7 +155,7 @@ class HidingNet(nn.Module):
         for coarse, fine in zip(widths[:0:-1], widths[-2::-1], strict=True):
             self.up.append(nn.ConvTranspose2d(coarse, fine, 2, 2))
             self.decoder.append(_Block(config, 2 * fine, fine, residual=False, film=film))
-        self.head = nn.Conv2d(config.base, config.outputs, 1)
+        self.head = nn.Conv2d(config.base, config.outputs * config.fold**2, 1)
         self.code = nn.Linear(config.identity, _code_length(config)) if film else None
         if config.output == "residual":
             nn.init.zeros_(self.head.weight)
@@ -178,16 +182,16 @@ class HidingNet(nn.Module):
             skips.append(x)
         for up, stage, skip in zip(self.up, self.decoder, skips[-2::-1], strict=True):
             x = stage(torch.cat([up(x), skip], 1), code)
-        head: Tensor = self.head(x)
-        return head
+        return F.pixel_shuffle(self.head(x), self.config.fold)
 
     def _input(self, cover: Tensor, feature: Tensor) -> Tensor:
+        cover = F.pixel_unshuffle(cover, self.config.fold)
         if self.config.conditioning == "film":
             return cover
         return torch.cat([cover, tile(feature, *cover.shape[2:])], 1)
 
     def _check(self, cover: Tensor, feature: Tensor) -> None:
-        multiple = 2 ** (self.config.levels - 1)
+        multiple = self.config.fold * 2 ** (self.config.levels - 1)
         if cover.shape[2] % multiple or cover.shape[3] % multiple:
             raise OptionError(
                 f"the sides of a face must be multiples of {multiple}, got {tuple(cover.shape[2:])}"
@@ -197,3 +201,42 @@ class HidingNet(nn.Module):
                 f"{len(cover)} faces need features {len(cover)}×{self.config.identity}, "
                 f"got {tuple(feature.shape)}"
             )
+
+
+class EmbeddingNet(nn.Module):
+    """`facedeid-embedding`: a hiding network with a dial, working at half the frame's side.
+
+    Input: cover N×3×256×256 (or 128×128) RGB in [-1, 1], code N×512 of a synthetic identity
+    (`facedeid.models.identity_codes`), strength N in [0, 1]. Output: the cover and a change of at
+    most `limit`, which is smooth at the frame's resolution; at strength 0 the cover itself.
+    """
+
+    SIDE = 128
+
+    def __init__(self, *, width: float = 0.5, levels: int = 4, limit: float = 0.4) -> None:
+        super().__init__()
+        self.hiding = HidingNet(
+            HidingConfig(
+                width=width,
+                levels=levels,
+                identity=512 + 1,
+                conditioning="film",
+                norm="group",
+                output="residual",
+                limit=limit,
+                fold=2,
+            )
+        )
+
+    def forward(self, cover: Tensor, code: Tensor, strength: Tensor) -> Tensor:
+        """The cover with the identity embedded; each face with its own strength."""
+        config, side = self.hiding.config, cover.shape[-1]
+        small = cover
+        if side != self.SIDE:
+            small = F.interpolate(cover, (self.SIDE, self.SIDE), mode="area")
+        raw = self.hiding.raw(small, torch.cat([code, strength[:, None]], 1))
+        change = config.limit * torch.tanh(raw.float()) * strength[:, None, None, None]
+        if side != self.SIDE:
+            change = F.interpolate(change, (side, side), mode="bicubic", align_corners=False)
+            change = change.clamp(-config.limit, config.limit)  # cubics overshoot
+        return (cover + change).clamp(-1, 1)

@@ -139,10 +139,13 @@ class Lpips(nn.Module):
             raise OptionError(f"two batches N×3×H×W are compared, got {a.shape} and {b.shape}")
         if min(a.shape[2:]) < SMALLEST:
             raise OptionError(f"pictures must be {SMALLEST} px or more, got {tuple(a.shape[2:])}")
-        both = self.maps(torch.cat([a, b]))
+        if a.requires_grad == b.requires_grad:
+            pairs = [features.chunk(2) for features in self.maps(torch.cat([a, b]))]
+        else:  # half of the backward pass would be for nothing
+            pairs = list(zip(self.maps(a), self.maps(b), strict=True))
         parts = []
-        for i, features in enumerate(both):
-            one, two = _unit(features).chunk(2)
+        for i, (first, second) in enumerate(pairs):
+            one, two = _unit(first), _unit(second)
             parts.append(self.get_submodule(f"lin{i}")((one - two).square()))
         return torch.stack(parts) if by_depth else torch.stack(parts).sum(0)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from facedeid.errors import TrainingError
 
-__all__ = ["Options", "Outcome", "Recipe", "Task", "seconds", "train"]
+__all__ = ["Adaptive", "Options", "Outcome", "Recipe", "Task", "fast_bf16", "seconds", "train"]
 
 
 class Recipe(Protocol):
@@ -66,6 +66,24 @@ class Task(Protocol):
         """Facts for the log and the file of weights."""
 
 
+@runtime_checkable
+class Adaptive(Protocol):
+    """What a task may have besides: a learning rate that follows what it measures on the way."""
+
+    @property
+    def rate_factor(self) -> float:
+        """Multiplies the recipe's learning rate."""
+
+    def after(self, step: int) -> Mapping[str, float]:
+        """Called when `step` steps are done; figures to log, if any."""
+
+    def state(self) -> dict[str, Any]:
+        """Kept in `state.pt`: tensors, numbers and text, in dicts and lists."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """How to run, as opposed to what: nothing here changes the result of a step."""
@@ -91,6 +109,16 @@ class Outcome:
     finished: bool
     seconds_per_step: float
     figures: dict[str, float]
+
+
+def fast_bf16(device: str) -> bool:
+    """Whether bfloat16 pays: on GPUs, and on CPUs with instructions for it (elsewhere it is
+    emulated, many times slower than float32).
+    """
+    if not device.startswith("cpu"):
+        return True
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def seconds(text: str) -> float:
@@ -126,7 +154,8 @@ def train(
     )
     settings = _described(recipe, options)
     say(json.dumps({**settings, **task.metadata()}))
-    step = _resume(options.out / "state.pt", settings, model, average, optimiser, device)
+    step = _resume(options.out / "state.pt", settings, task, model, average, optimiser, device)
+    adaptive = task if isinstance(task, Adaptive) else None
     last = min(recipe.steps, step + 2) if options.dry_run else recipe.steps
     if not options.dry_run:
         _write(options.out / "options.json", json.dumps(settings, indent=2).encode())
@@ -141,6 +170,8 @@ def train(
     while step < last and not _spent(options.budget, time.monotonic() - started, pace):
         for group in optimiser.param_groups:
             group["lr"] = recipe.lr * _schedule(recipe, step)
+            if adaptive is not None:
+                group["lr"] *= adaptive.rate_factor
         loss, parts = task.loss(forward, step)
         if not torch.isfinite(loss):
             raise TrainingError(f"the loss is {loss.item()} at step {step}: lower the rate (lr)")
@@ -154,11 +185,15 @@ def train(
         warming = step <= begun + 2  # the first step also makes and loads data
         pace = now - done if warming else 0.9 * pace + 0.1 * (now - done)
         done = now
+        found = {} if adaptive is None else adaptive.after(step)
         if options.dry_run:
             continue
         if step % options.log_every == 0 or step == begun + 1:
             rate = optimiser.param_groups[0]["lr"]
             _log(options.out, say, step=step, loss=loss.item(), **parts, rate=rate, pace=pace)
+        if found:
+            _log(options.out, say, step=step, **found)
+            done = time.monotonic()
         if now - saved > options.save_every:
             figures = _saved(task, step, settings, model, average, optimiser, options, say)
             saved = done = time.monotonic()
@@ -202,13 +237,14 @@ def _described(recipe: Recipe, options: Options) -> dict[str, Any]:
     return {"recipe": recipe.name, **fields, "seed": options.seed, "bf16": options.bf16}
 
 
-_MAY_CHANGE = frozenset({"steps", "decay_from", "bf16"})
+_MAY_CHANGE = frozenset({"steps", "epochs", "decay_from", "bf16"})
 """Settings that may differ when a run goes on."""
 
 
 def _resume(
     path: Path,
     settings: Mapping[str, Any],
+    task: Task,
     model: nn.Module,
     average: nn.Module,
     optimiser: torch.optim.Optimizer,
@@ -233,6 +269,8 @@ def _resume(
     average.load_state_dict(state["average"])
     optimiser.load_state_dict(state["optimiser"])
     torch.set_rng_state(state["random"].cpu())
+    if isinstance(task, Adaptive):
+        task.restore(state["task"])
     return int(state["step"])
 
 
@@ -255,6 +293,7 @@ def _saved(
         "average": average.state_dict(),
         "optimiser": optimiser.state_dict(),
         "random": torch.get_rng_state(),
+        "task": task.state() if isinstance(task, Adaptive) else {},
     }
     out.mkdir(parents=True, exist_ok=True)
     part = out / "state.pt.part"

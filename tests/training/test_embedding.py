@@ -1,0 +1,124 @@
+"""The recipe of the network that ships: with dlib as the one guide, on two people's portraits."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from facedeid.errors import TrainingError
+from facedeid.landmarks import MEAN_FACE
+from facedeid.models import Models, identity_codes, lookalikes
+from facedeid.nets import load_official
+from facedeid.nets.hiding import EmbeddingNet
+from facedeid.random import stream
+from facedeid.training.data import load_faces
+from facedeid.training.diversity import diverse, jittered_landmarks
+from facedeid.training.loop import Options, fast_bf16, train
+from facedeid.training.recipes import configured
+
+CPU = torch.device("cpu")
+SMALL = ('guides=["dlib"]', "width=0.25", "levels=3", "batch=6", "warmup=2", "adversary_from=4")
+
+
+def run(recipe, photos, out, **options):
+    task = recipe.task(load_faces([photos], size=64), [], out, CPU, 3)
+    settings = Options(out=out, seed=3, log_every=1, bf16=False, **options)
+    return train(recipe, task, settings, say=lambda _: None), task
+
+
+@pytest.fixture(scope="module")
+def trained(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("embedding")
+    recipe = configured("feature-embedding", [*SMALL, "steps=24", "lr=0.003"])
+    return out, *run(recipe, photos, out)
+
+
+def test_it_learns_to_lead_the_recogniser_away(trained):
+    out, outcome, _ = trained
+    assert outcome.finished
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    parts = [row["identity"] for row in rows if "identity" in row]
+    assert np.mean(parts[-5:]) < 0.9 * np.mean(parts[:3])
+    assert rows[0]["perceptual"] < 1e-6 < rows[10]["perceptual"]  # starts as the identity
+
+
+def test_the_adversary_learns_and_is_not_exported(trained):
+    out, outcome, task = trained
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert rows[2]["fooling"] == 0
+    assert rows[10]["fooling"] != 0
+    state = load_file(out / "feature-embedding.safetensors")
+    assert not any("critic" in key for key in state)
+    net = EmbeddingNet(width=0.25, levels=3)
+    load_official(net, {k.removeprefix("net."): v.float() for k, v in state.items()})
+    assert set(outcome.figures) >= {"rejected dlib", "ssim", "perceptual"}
+
+
+def test_a_run_goes_on_where_it_stopped(photos, tmp_path):
+    whole = configured("feature-embedding", [*SMALL, "steps=6"])
+    run(whole, photos, tmp_path / "whole")
+    part = configured("feature-embedding", [*SMALL, "steps=3", "decay_from=1.0"])
+    run(part, photos, tmp_path / "parts")
+    rest = configured("feature-embedding", [*SMALL, "steps=6"])
+    outcome, _ = run(rest, photos, tmp_path / "parts")
+    assert outcome.step == 6
+
+
+def test_a_step_depends_on_seed_and_step_alone(photos, tmp_path):
+    recipe = configured("feature-embedding", list(SMALL))
+    tasks = [recipe.task(load_faces([photos], size=64), [], tmp_path, CPU, 3) for _ in range(2)]
+    tasks[1].model.load_state_dict(tasks[0].model.state_dict())
+    one, two = (task.loss(task.model, 5)[0] for task in tasks)
+    assert torch.equal(one, two)
+    assert not torch.equal(one, tasks[0].loss(tasks[0].model, 6)[0])
+
+
+def test_dlib_must_guide(photos, tmp_path):
+    recipe = configured("feature-embedding", ['guides=["facedeid-mobile"]'])
+    with pytest.raises(TrainingError, match="must include dlib"):
+        recipe.task(load_faces([photos], size=64), [], tmp_path, CPU, 3)
+
+
+def test_an_unknown_guide_is_named(photos, tmp_path):
+    recipe = configured("feature-embedding", ['guides=["dlib", "nobody"]'])
+    with pytest.raises(TrainingError, match="nobody"):
+        recipe.task(load_faces([photos], size=64), [], tmp_path, CPU, 3)
+
+
+def test_input_diversity_changes_half_and_passes_gradients():
+    faces = torch.rand(40, 3, 48, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    faces.requires_grad_()
+    seen = diverse(faces, stream(0, "test"))
+    same = [torch.equal(a, b) for a, b in zip(faces, seen, strict=True)]
+    assert 10 <= sum(same) <= 30
+    seen.sum().backward()
+    assert (faces.grad.flatten(1).abs().sum(1) > 0).all()
+
+
+def test_jittered_landmarks_move_as_a_whole():
+    points = torch.from_numpy(MEAN_FACE * 128).expand(200, -1, -1)
+    moved = jittered_landmarks(points, stream(0, "jitter"))
+    shapes = [(p[:, None] - p[None]).norm(dim=-1) for p in (points[0], moved[0])]
+    ratio = shapes[1][0, 16] / shapes[0][0, 16]
+    torch.testing.assert_close(shapes[1], shapes[0] * ratio, atol=1e-2, rtol=1e-3)
+    assert 0.5 < (moved - points).norm(dim=-1).mean() < 10
+
+
+def test_lookalikes_are_the_nearest_and_codes_tell_identities_apart():
+    models = Models()
+    bank = models.identities("dlib")
+    near = lookalikes(bank[:5], models, 3)
+    assert near[:, 0].tolist() == [0, 1, 2, 3, 4]
+    codes = identity_codes(models)
+    assert codes.shape == (len(bank), 512)
+    cosine = torch.nn.functional.cosine_similarity(codes[:50, None], codes[None, :50], dim=-1)
+    assert (cosine - torch.eye(50)).max() < 0.9
+    assert codes.std().item() == pytest.approx(1, abs=0.1)
+
+
+def test_bfloat16_is_only_chosen_where_it_pays():
+    assert fast_bf16("cuda")
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    assert fast_bf16("cpu") == bool(known.get("avx512_bf16") or known.get("amx_bf16"))
