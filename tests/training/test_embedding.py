@@ -45,7 +45,7 @@ def test_it_learns_to_lead_the_recogniser_away(trained):
 
 
 def test_the_adversary_learns_and_is_not_exported(trained):
-    out, outcome, task = trained
+    out, outcome, _ = trained
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert rows[2]["fooling"] == 0
     assert rows[10]["fooling"] != 0
@@ -85,6 +85,14 @@ def test_an_unknown_guide_is_named(photos, tmp_path):
     recipe = configured("feature-embedding", ['guides=["dlib", "nobody"]'])
     with pytest.raises(TrainingError, match="nobody"):
         recipe.task(load_faces([photos], size=64), [], tmp_path, CPU, 3)
+
+
+def test_a_missing_file_of_the_perceptual_distance_is_named(photos, tmp_path):
+    recipe = configured("feature-embedding", ['guides=["dlib"]'])
+    with pytest.raises(TrainingError, match=r"none\.safetensors"):
+        recipe.task(
+            load_faces([photos], size=64), [str(tmp_path / "none.safetensors")], tmp_path, CPU, 3
+        )
 
 
 def test_input_diversity_changes_half_and_passes_gradients():

@@ -6,21 +6,25 @@ from dataclasses import fields, replace
 from typing import Any
 
 from facedeid.errors import TrainingError
+from facedeid.training.embedding import EmbeddingRecipe
+from facedeid.training.hanawa import HanawaRecipe
 from facedeid.training.perceptual import PerceptualRecipe
 from facedeid.training.recognizer import RecognizerRecipe
 
 __all__ = ["RECIPES", "AnyRecipe", "configured"]
 
-AnyRecipe = RecognizerRecipe | PerceptualRecipe
+AnyRecipe = RecognizerRecipe | PerceptualRecipe | EmbeddingRecipe | HanawaRecipe
 
-RECIPES: Mapping[str, type[RecognizerRecipe] | type[PerceptualRecipe]] = {
+RECIPES: Mapping[str, type[AnyRecipe]] = {
     "recognizer": RecognizerRecipe,
     "perceptual": PerceptualRecipe,
+    "feature-embedding": EmbeddingRecipe,
+    "feature-embedding-paper": HanawaRecipe,
 }
 
 
 def configured(name: str, settings: Sequence[str] = ()) -> AnyRecipe:
-    """A recipe, with `name=value` settings (values as JSON) over its defaults.
+    """A recipe, with `name=value` settings (values as JSON, or a bare word) over its defaults.
 
     Raises:
         TrainingError: no such recipe or setting, or a value of the wrong type.
@@ -41,6 +45,8 @@ def configured(name: str, settings: Sequence[str] = ()) -> AnyRecipe:
 
 
 def _value(setting: str, text: str, default: Any) -> Any:
+    if isinstance(default, str) and not text.startswith('"'):
+        return text
     try:
         value = json.loads(text)
     except json.JSONDecodeError:
