@@ -31,6 +31,7 @@ ROOMS = [
     "batch",
     "demo",
     "_cli_models",
+    "_cli_evaluate",
     "_cli_train",
     "cli",
     "__main__",

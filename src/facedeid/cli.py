@@ -368,6 +368,7 @@ def _mount(name: str, module: str, summary: str) -> None:
 
 
 _mount("models", "facedeid._cli_models", "List, download, import and check networks.")
+_mount("evaluate", "facedeid._cli_evaluate", "Measure methods against recognisers on your photos.")
 _mount("train", "facedeid._cli_train", "Train the networks that ship, or your own.")
 
 

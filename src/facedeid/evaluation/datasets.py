@@ -1,0 +1,350 @@
+"""Photos to evaluate on: LFW with its pairs, a folder per person, or a plain folder.
+
+A photo has a key, its path below the data set with forward slashes, that is the same on every
+machine; for LFW `Person/Person_0001.jpg`, however the folders lie.
+"""
+
+import hashlib
+import re
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facedeid import imaging
+from facedeid.errors import OptionError, PhotoError
+
+__all__ = ["KINDS", "Dataset", "Pair", "load", "load_lfw", "load_people", "load_photos"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two photos that are compared."""
+
+    first: str
+    """Key of the photo that stays as it is."""
+    second: str
+    """Key of the photo that is de-identified."""
+    same: bool
+    """Whether the two show one person."""
+    fold: int
+    """Of cross-validation; 0 where the data set has none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Photos by key, and what is known of who is in them."""
+
+    name: str
+    """`lfw`, `people` or `photos`."""
+    keys: tuple[str, ...]
+    """Sorted."""
+    identities: Mapping[str, str] | None
+    """Key -> person; None: not known."""
+    pairs: tuple[Pair, ...]
+    content: Callable[[str], bytes] = field(repr=False)
+    """Key -> the file as it is."""
+    place: Path = field(default_factory=Path)
+    """Where it was found."""
+
+    def read(self, key: str) -> NDArray[np.uint8]:
+        """H×W×3 uint8 RGB, upright.
+
+        Raises:
+            PhotoError: the photo is damaged or not a photo.
+        """
+        try:
+            return imaging.parsed(self.content(key), first_frame=True).rgb8
+        except PhotoError as error:
+            raise PhotoError(f"{self.place}: {key}: {error}") from error
+
+    def stamp(self, key: str) -> str:
+        """16 hexadecimal digits that change with the content of the photo."""
+        stamps: dict[str, str] = self.__dict__.setdefault("_stamps", {})
+        if key not in stamps:
+            stamps[key] = hashlib.sha256(self.content(key)).hexdigest()[:16]
+        return stamps[key]
+
+    @property
+    def aligned(self) -> bool:
+        """Whether all photos show one face at the same place (LFW, deep-funneled)."""
+        return self.name == "lfw"
+
+    @property
+    def folds(self) -> int:
+        """Folds of one size with as many genuine as impostor pairs each; 0: there are none."""
+        count = 1 + max((pair.fold for pair in self.pairs), default=0)
+        sizes = {
+            sum(pair.fold == fold and pair.same is same for pair in self.pairs)
+            for fold in range(count)
+            for same in (True, False)
+        }
+        return count if count > 1 and len(sizes) == 1 else 0
+
+    def genuine(self, limit: int | None = None) -> tuple[Pair, ...]:
+        """The first pairs of one person each, in the order of the data set; None: all."""
+        return tuple(pair for pair in self.pairs if pair.same)[:limit]
+
+    def impostor(self, limit: int | None = None) -> tuple[Pair, ...]:
+        """The first pairs of two people each; None: all."""
+        return tuple(pair for pair in self.pairs if not pair.same)[:limit]
+
+    def people(self, least: int = 1) -> dict[str, tuple[str, ...]]:
+        """Photos of every person with at least so many, people and photos in order."""
+        grouped: dict[str, list[str]] = {}
+        for key in self.keys:
+            grouped.setdefault((self.identities or {}).get(key, ""), []).append(key)
+        return {who: tuple(keys) for who, keys in grouped.items() if who and len(keys) >= least}
+
+    @property
+    def summary(self) -> str:
+        """What was taken, in one line."""
+        text = f"{self.name}: {len(self.keys):,} photos"
+        if self.identities is None:
+            return f"{text}, of nobody knows whom: every photo is compared with itself"
+        people = len(set(self.identities.values()))
+        pairs = f"{len(self.genuine()):,} genuine and {len(self.impostor()):,} impostor pairs"
+        return f"{text} of {people:,} people, {pairs}"
+
+
+def load(text: str) -> Dataset:
+    """A data set by kind and path: `lfw:PATH`, `people:PATH`, `photos:PATH`, or a bare path.
+
+    A bare path is taken as LFW if there is a pairs.txt, as a folder per person if there are photos
+    in two or more folders and none beside them, and as plain photos otherwise; `Dataset.summary`
+    says which.
+
+    Raises:
+        OptionError: no such folder or archive, no pairs.txt, no photos, or photos that the pairs
+            name are missing.
+    """
+    kind, colon, rest = text.partition(":")
+    if colon and kind in KINDS:
+        path = Path(rest).expanduser()
+        _check(path, text)
+        return KINDS[kind](path)
+    path = Path(text).expanduser()
+    if colon and not path.exists() and re.fullmatch(r"[a-z0-9_-]{2,}", kind):
+        raise OptionError(f"--data {text}: there is no such kind; use {', '.join(KINDS)}")
+    _check(path, text)
+    return KINDS[_guess(path)](path)
+
+
+def _check(path: Path, text: str) -> None:
+    if not path.exists():
+        raise OptionError(f"--data {text}: {path} does not exist")
+
+
+def _guess(path: Path) -> str:
+    if path.is_file() or _pairs_file(path) is not None:
+        return "lfw"
+    names = [name.split("/") for name in _photos_below(path)]
+    folders = {parts[0] for parts in names if len(parts) > 1}
+    return "people" if len(folders) > 1 and all(len(parts) > 1 for parts in names) else "photos"
+
+
+# LFW ----------------------------------------------------------------------------------------
+
+
+def load_lfw(path: Path) -> Dataset:
+    """LFW (Huang et al. 2007) with the pairs of pairs.txt (View 2, or those of View 1).
+
+    Args:
+        path: a folder with `Person/Person_0001.jpg` somewhere below, or with an `lfw.tar`, or such
+            an archive; pairs.txt lies in the folder, or beside the folder or archive. Photos that
+            no pair names are left out, so that everybody evaluates on the same ones.
+
+    Raises:
+        OptionError: see `load`.
+    """
+    listing = _pairs_file(path)
+    if listing is None:
+        raise OptionError(
+            f"--data lfw:{path}: there is no pairs.txt in it or beside it; get it where the photos "
+            "came from, or use people: or photos: for other folders"
+        )
+    pairs = _read_pairs(listing)
+    keys = sorted({key for pair in pairs for key in (pair.first, pair.second)})
+    content, found = _lfw_photos(path)
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise OptionError(
+            f"--data lfw:{path}: {len(missing):,} of {len(keys):,} photos that {listing} names are "
+            f"missing, for instance {missing[0]}"
+        )
+    who = {key: key.split("/")[0] for key in keys}
+    return Dataset("lfw", tuple(keys), MappingProxyType(who), pairs, content, path)
+
+
+def _pairs_file(path: Path) -> Path | None:
+    inside = [path / "pairs.txt"] if path.is_dir() else []
+    places = [*inside, path.resolve().parent / "pairs.txt"]
+    if path.is_dir():
+        places += sorted(path.glob("*/pairs.txt"))
+    return next((place for place in places if place.is_file()), None)
+
+
+def _read_pairs(path: Path) -> tuple[Pair, ...]:
+    """Pairs of a file whose first line is `folds size`, `size`, or missing."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path} cannot be read: {error}") from error
+    head = lines[0].split() if lines else []
+    numbers = [int(word) for word in head] if all(w.isdigit() for w in head) and head else []
+    rest = [(i, line) for i, line in enumerate(lines, 1) if line.strip()][bool(numbers) :]
+    folds, size = (1, *numbers)[-2:] if numbers else (1, len(rest))
+    if numbers and len(rest) != 2 * folds * size:
+        raise OptionError(
+            f"{path}: {len(rest):,} pairs; its first line announces {2 * folds * size:,}"
+        )
+    if not rest:
+        raise OptionError(f"{path} names no pairs")
+    return tuple(
+        _pair(path, number, line.split(), i // (2 * size)) for i, (number, line) in enumerate(rest)
+    )
+
+
+def _pair(path: Path, number: int, words: Sequence[str], fold: int) -> Pair:
+    same = len(words) == 3
+    people = (words[0], words[0]) if same else words[::2]
+    numbers = (words[1], words[2]) if same else words[1::2]
+    if len(words) not in (3, 4) or not all(n.isdigit() for n in numbers):
+        raise OptionError(f"{path}, line {number}: not a pair: {' '.join(words)}")
+    first, second = (
+        f"{who}/{who}_{int(n):04d}.jpg" for who, n in zip(people, numbers, strict=True)
+    )
+    return Pair(first, second, same, fold)
+
+
+def _lfw_photos(path: Path) -> tuple[Callable[[str], bytes], frozenset[str]]:
+    """How to get at photos, and the keys that there are."""
+    if path.is_dir():
+        archives = [path / "lfw.tar", path / "lfw-deepfunneled.tar"]
+        archive = next((p for p in archives if p.is_file()), None)
+        files = {"/".join(name.split("/")[-2:]): name for name in _photos_below(path)}
+        if archive is None or files:
+            return (lambda key: _bytes(path / files[key])), frozenset(files)
+        path = archive
+    return _archived(path)
+
+
+def _archived(path: Path) -> tuple[Callable[[str], bytes], frozenset[str]]:
+    try:
+        with tarfile.open(path, "r:") as archive:
+            members = {
+                "/".join(member.name.split("/")[-2:]): (member.offset_data, member.size)
+                for member in archive
+                if member.isfile()
+            }
+    except (OSError, tarfile.TarError) as error:
+        raise OptionError(
+            f"--data lfw:{path} is neither a folder nor a plain .tar archive (unpack compressed "
+            f"ones first): {error}"
+        ) from error
+
+    def content(key: str) -> bytes:
+        start, size = members[key]
+        try:
+            with path.open("rb") as file:
+                file.seek(start)
+                return file.read(size)
+        except OSError as error:
+            raise PhotoError(f"{path}: cannot be read: {error.strerror}") from error
+
+    return content, frozenset(members)
+
+
+# folders ------------------------------------------------------------------------------------
+
+
+def load_people(path: Path) -> Dataset:
+    """A folder per person: genuine pairs are neighbours in the order of names, impostors are drawn.
+
+    As many impostor pairs as genuine ones, or all there are, the same in every run.
+
+    Raises:
+        OptionError: not a folder, no photos, or no person with two photos.
+    """
+    names = [name for name in _listed(path) if "/" in name]
+    who = {name: name.split("/")[0] for name in names}
+    people: dict[str, list[str]] = {}
+    for name in names:
+        people.setdefault(who[name], []).append(name)
+    genuine = [Pair(a, b, True, 0) for keys in people.values() for a, b in pairwise(keys)]
+    if not genuine:
+        raise OptionError(
+            f"--data people:{path}: no person has two photos; photos are wanted as PERSON/PHOTO"
+        )
+    pairs = (*genuine, *_strangers(people, len(genuine)))
+    return Dataset(
+        "people",
+        tuple(names),
+        MappingProxyType(who),
+        pairs,
+        lambda key: _bytes(path / key),
+        path,
+    )
+
+
+def _strangers(people: Mapping[str, Sequence[str]], count: int) -> Iterator[Pair]:
+    """So many different pairs of two people, or as many as are found in ten times the tries."""
+    names, seen = list(people), set[tuple[str, str]]()
+    if len(names) < 2:
+        return
+    random = Random(0)
+    for _ in range(10 * count):
+        one, two = random.sample(names, 2)
+        drawn = (random.choice(people[one]), random.choice(people[two]))
+        if drawn not in seen and len(seen) < count:
+            seen.add(drawn)
+            yield Pair(*drawn, False, 0)
+
+
+def load_photos(path: Path) -> Dataset:
+    """A plain folder with everything below it; nobody says who is who.
+
+    Raises:
+        OptionError: not a folder, or no photos.
+    """
+    names = tuple(_listed(path))
+    return Dataset("photos", names, None, (), lambda key: _bytes(path / key), path)
+
+
+def _listed(path: Path) -> list[str]:
+    if not path.is_dir():
+        raise OptionError(f"--data: {path} is not a folder")
+    names = _photos_below(path)
+    if not names:
+        raise OptionError(f"--data: there are no photos in {path}")
+    return names
+
+
+def _photos_below(path: Path) -> list[str]:
+    """Paths of photos relative to a folder, sorted; what is hidden is left out."""
+    found = []
+    for file in path.rglob("*"):
+        relative = file.relative_to(path)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if not hidden and file.suffix.lower() in imaging.SUFFIXES and file.is_file():
+            found.append(relative.as_posix())
+    return sorted(found)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PhotoError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+KINDS: Mapping[str, Callable[[Path], Dataset]] = MappingProxyType(
+    {"lfw": load_lfw, "people": load_people, "photos": load_photos}
+)
+"""Kind -> how it is read."""

@@ -1,0 +1,113 @@
+"""Short names for settings, so that nothing worked out under others is ever taken for it."""
+
+import ast
+import hashlib
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from facedeid import __version__, losses
+from facedeid.evaluation.datasets import Dataset
+from facedeid.faces import alignment, detection, pasting, resampling
+from facedeid.faces import landmarks as placing
+from facedeid.landmarks import MEAN_FACE
+from facedeid.methods import Method, base, classical
+from facedeid.models import Models, Recognizer, crops
+from facedeid.models.onnx import OnnxRuntime
+from facedeid.verification import find_again
+from facedeid.weights.local import sha256_of
+
+__all__ = ["code", "detector_digest", "digest", "method_digest", "recognizer_digest", "slug"]
+
+FINDING = (detection, placing, resampling)
+MAKING = (alignment, pasting, base)
+
+
+def digest(*parts: Any) -> str:
+    """12 hexadecimal digits of JSON values."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def slug(text: str) -> str:
+    """A text as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9.=-]+", "-", text).strip("-.")[:60] or "x"
+
+
+@lru_cache
+def code(of: ModuleType | Callable[..., Any]) -> str:
+    """Hash of a module's or function's code, as far as it computes something.
+
+    Comments, docstrings, layout and imports do not count.
+    """
+    tree = ast.parse(inspect.getsource(of))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            kept = [line for line in body if not _is_idle(line)]
+            node.body = kept or [ast.Pass()]  # type: ignore[attr-defined]
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
+
+
+def _is_idle(node: ast.AST) -> bool:
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return isinstance(node.value.value, str)
+    return isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def detector_digest(detector: str, dataset: Dataset) -> str:
+    """Of how faces are found in photos of that kind."""
+    file = sha256_of(Path(detector)) if detector.lower().endswith(".onnx") else detector
+    mean = hashlib.sha256(MEAN_FACE.tobytes()).hexdigest()
+    return digest(file, dataset.aligned, mean, *map(code, (*FINDING, find_again)))
+
+
+@lru_cache
+@torch.no_grad()
+def recognizer_digest(recognizer: Recognizer) -> str:
+    """Of the weights, the crop and the normalisation; thresholds do not count."""
+    net = recognizer.net
+    weights = hashlib.sha256()
+    for name, value in sorted(net.state_dict().items()):
+        weights.update(name.encode())
+        weights.update(value.detach().cpu().contiguous().view(-1).numpy().tobytes())
+    if isinstance(net, OnnxRuntime):
+        weights.update(sha256_of(net._path).encode())
+    probe = torch.linspace(0, 255, 3 * 4).reshape(1, 3, 2, 2)
+    scaled = [round(value, 5) for value in recognizer.spec.scale(probe).flatten().tolist()]
+    spec = recognizer.spec
+    parts = (type(net).__name__, spec.metric, repr(spec.crop), scaled, weights.hexdigest())
+    return digest(*parts, code(crops))
+
+
+def method_digest(method: Method, models: Models, seed: int) -> str:
+    """Of everything that decides how a method's results look.
+
+    The code of the method and of what all methods share, the networks that ship (unless it uses
+    none) and the recognisers it knows; not the code of networks, nor files of the store.
+    """
+    own = {sys.modules[kind.__module__] for kind in type(method).__mro__ if _is_ours(kind)}
+    parts = [repr(method), seed, __version__, *sorted(map(code, {*own, *FINDING, *MAKING}))]
+    if sys.modules[type(method).__module__] is not classical:
+        manifest = files("facedeid").joinpath("data", "MANIFEST.json").read_bytes()
+        parts += [hashlib.sha256(manifest).hexdigest(), code(losses), *_optimizer()]
+        parts += [recognizer_digest(models.recognizer(name)) for name in method.surrogates]
+    return digest(*parts)
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.split(".")[0] == "facedeid"
+
+
+def _optimizer() -> list[str]:
+    """The code of the adversarial loop, where a method has imported it."""
+    return [code(module) for name, module in sys.modules.items() if name == "facedeid.optimize"]

@@ -1,0 +1,131 @@
+"""How real the faces of a method look: distances of `realism`, with features kept on disk."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from facedeid.errors import OptionError
+from facedeid.evaluation import realism
+from facedeid.evaluation.embedding import Reporter
+from facedeid.evaluation.fingerprints import code, digest
+from facedeid.evaluation.originals import Originals
+from facedeid.evaluation.realism import Features, Realism, Sample, features_of, reference_rows
+from facedeid.evaluation.releases import Releases, Untouched, Views
+from facedeid.evaluation.results import Subjects
+from facedeid.evaluation.shelf import Shelf
+from facedeid.models import Models
+from facedeid.weights.local import sha256_of
+
+__all__ = ["look_real"]
+
+MOST, LEAST_REFERENCE = 1000, 50
+"""Faces in each set at most, and those that a reference should have."""
+
+
+def look_real(
+    untouched: Untouched,
+    releases: Sequence[Releases],
+    models: Models,
+    subjects: Subjects,
+    names: Sequence[str],
+    *,
+    seed: int,
+    report: Reporter,
+) -> dict[str, dict[str, Realism | str]]:
+    """Distances of every method's faces to photos of other people.
+
+    Args:
+        untouched: the photos as they are.
+        releases: the methods.
+        models: where recognisers come from.
+        subjects: what is released.
+        names: of features (`features_of`).
+        seed: of the kernel distance.
+        report: told about progress.
+
+    Returns:
+        Features -> method, or one of `realism.REFERENCES` -> distances, or why there are none.
+    """
+    keys, others = _sides(untouched.originals, subjects)
+    found: dict[str, dict[str, Realism | str]] = {}
+    for text in names:
+        features = features_of(text, models)
+        if min(len(keys), len(others)) < 2:
+            found[features.name] = {"untouched": "fewer than two faces of two sets of people"}
+            continue
+        folder = f"features-{digest(text, _file(text), code(realism))}"
+        reference = _sample(features, untouched, others, folder, report)
+        pictures = (_picture(features, untouched, key) for key in keys)
+        report(f"{features.name}: JPEG and blur for comparison")(0, 0)
+        rows: dict[str, Realism | str] = {}
+        rows |= reference_rows(features, pictures, reference, seed=seed)
+        for each in releases:
+            sample = _sample(features, each, keys, folder, report)
+            rows[each.label] = realism.realism(sample, reference, seed=seed)
+        found[features.name] = rows
+    return found
+
+
+def _sides(originals: Originals, subjects: Subjects) -> tuple[list[str], list[str]]:
+    """Photos that are released, and photos of other people."""
+    dataset = originals.dataset
+    who = dataset.identities or {key: key for key in dataset.keys}
+    shown = {who[key] for key in subjects.unique}
+    keys, people = list(subjects.unique), list(dict.fromkeys(who[key] for key in subjects.unique))
+    groups: dict[str, list[str]] = {}
+    for key in dataset.keys:
+        if who[key] not in shown:
+            groups.setdefault(who[key], []).append(key)
+    turns = (key for turn in zip_longest(*groups.values()) for key in turn if key is not None)
+    others = list(islice(_with_face(originals, turns), MOST))
+    if len(others) < LEAST_REFERENCE:  # nearly all people are released: half of them must serve
+        first = set(people[: (len(people) + 1) // 2])
+        others = [key for key in keys if who[key] not in first][:MOST]
+        keys = [key for key in keys if who[key] in first]
+    return keys[:MOST], others
+
+
+def _with_face(originals: Originals, keys: Iterator[str]) -> Iterator[str]:
+    return (key for key in keys if originals.face(key) is not None)
+
+
+def _file(text: str) -> str:
+    """Hash of the file that a name of features holds."""
+    path = Path(text.partition(":")[2].partition("?")[0]).expanduser()
+    return sha256_of(path) if path.is_file() else ""
+
+
+def _picture(features: Features, views: Views, key: str) -> Tensor:
+    face = views.originals.face(key)
+    if face is None:
+        raise OptionError(f"{key}: there is no face in it")
+    return features.picture(views.photo(key), face)
+
+
+@torch.no_grad()
+def _sample(
+    features: Features, views: Views, keys: Sequence[str], folder: str, report: Reporter
+) -> Sample:
+    """Features of photos, those on disk among them."""
+    progress = report(f"{views.label}: features of {features.name}")
+    shelf: Shelf | None = None
+    rows: list[NDArray[Any]] = []
+    for done, key in enumerate(keys, 1):
+        row = None if shelf is None else shelf.get(views.name(key))
+        if row is None:
+            row = features.extract(_picture(features, views, key)[None]).cpu().numpy()[0]
+        if shelf is None:
+            shelf = Shelf(views.folder / folder, len(row))
+        if views.name(key) not in shelf:
+            shelf.put(views.name(key), row)
+        rows.append(row)
+        progress(done, len(keys))
+    if shelf is not None:
+        shelf.flush()
+    return Sample(features.name, np.stack(rows).astype(np.float64))

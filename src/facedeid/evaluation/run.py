@@ -1,0 +1,354 @@
+"""One evaluation from end to end: every photo is read, changed, searched and embedded once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from facedeid.errors import OptionError
+from facedeid.evaluation.attackers import AttackResult
+from facedeid.evaluation.choices import Sweep
+from facedeid.evaluation.datasets import Dataset, Pair
+from facedeid.evaluation.embedding import Progress, Reporter
+from facedeid.evaluation.extras import attack, harden
+from facedeid.evaluation.intervals import Bootstrap
+from facedeid.evaluation.judges import Judge, judge
+from facedeid.evaluation.looks import look_real
+from facedeid.evaluation.originals import Originals
+from facedeid.evaluation.protocols import Ranking, compare, rank, ranked_people, score, usable
+from facedeid.evaluation.quality import Perceptual, Quality, load_lpips, quality, shelf_of
+from facedeid.evaluation.releases import Releases, Untouched, Views
+from facedeid.evaluation.results import Cost, Hardened, MethodResult, Results, Subjects
+from facedeid.faces.detection import finder
+from facedeid.methods import Method
+from facedeid.models import Models, Recognizer
+
+__all__ = ["LEAST_FITTING", "Settings", "evaluate"]
+
+LEAST_FITTING = 300
+"""Untouched pairs of each kind for thresholds, where `limit` would leave fewer."""
+
+
+def _silent(_: str) -> Progress:
+    return lambda done, total: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is evaluated, besides the data."""
+
+    methods: tuple[Method, ...]
+    recognizers: tuple[str, ...] | None = None
+    """None: those that come with the installation."""
+    limit: int | None = None
+    """First genuine pairs (or photos, where nobody is known) that are used; None: all."""
+    threshold_pairs: int | None = None
+    """Untouched pairs of each kind on which thresholds are measured; None: as `limit`, 300 at
+    least."""
+    ranked: int = 200
+    """People in 1:N identification; 0: none."""
+    sweeps: tuple[Sweep, ...] = ()
+    robustness: tuple[str, ...] = ()
+    attackers: tuple[str, ...] = ()
+    attack_limit: int = 300
+    """Genuine pairs for robustness and attackers, at most."""
+    realism: tuple[str, ...] = ()
+    """Names of features (`realism.features_of`)."""
+    lpips: tuple[Path, ...] = ()
+    """Weight files of LPIPS."""
+    detector: str = "hog"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        finder(self.detector)
+        if not (self.methods or self.sweeps):
+            raise OptionError("name a method at least: --methods pixelate,blur:sigma=0.2")
+        for name in ("limit", "threshold_pairs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise OptionError(f"{name} must be 1 or more, got {value}")
+        if self.ranked < 0 or self.attack_limit < 1:
+            raise OptionError("ranked must be 0 or more, attack_limit 1 or more")
+
+    @property
+    def all_methods(self) -> tuple[Method, ...]:
+        """Those of the sweeps too, each once."""
+        swept = [method for sweep in self.sweeps for method in sweep.methods]
+        return tuple(dict.fromkeys([*self.methods, *swept]))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Room:
+    """What all steps share."""
+
+    dataset: Dataset
+    settings: Settings
+    models: Models
+    folder: Path
+    originals: Originals
+    recognizers: tuple[Recognizer, ...]
+    names: tuple[str, ...]
+    """Of the recognisers, as the user gave them."""
+    perceptual: Perceptual | None
+    report: Reporter = field(default=_silent)
+
+
+def evaluate(
+    dataset: Dataset,
+    settings: Settings,
+    cache: Path,
+    *,
+    models: Models | None = None,
+    report: Reporter = _silent,
+) -> Results:
+    """Evaluate methods on a data set.
+
+    Args:
+        dataset: the photos.
+        settings: what is done with them.
+        cache: folder where everything that was worked out is kept; a run that was stopped goes on
+            from there, and other settings never take what is not theirs.
+        models: where networks come from; None: on the CPU.
+        report: told about progress.
+
+    Raises:
+        OptionError: settings that make no sense with these data.
+        WeightsError: a recogniser's weights are missing.
+        PhotoError: none of the photos can be used.
+        OutputError: the cache cannot be written.
+    """
+    models = models or Models()
+    recognizers = _recognizers(models, settings.recognizers)
+    room = _Room(
+        dataset=dataset,
+        settings=settings,
+        models=models,
+        folder=cache,
+        originals=Originals(dataset, models, cache, detector=settings.detector),
+        recognizers=recognizers,
+        names=settings.recognizers or tuple(each.name for each in recognizers),
+        perceptual=load_lpips(settings.lpips, models),
+        report=report,
+    )
+    subjects = _subjects(room)
+    judges = _judges(room, subjects)
+    releases = [
+        Releases(dataset, room.originals, method, models, cache / "releases", seed=settings.seed)
+        for method in settings.all_methods
+    ]
+    untouched = Untouched(dataset, room.originals, cache / "releases")
+    measured = [_measure(room, views, subjects, judges) for views in (untouched, *releases)]
+    return Results(
+        dataset=dataset,
+        originals=room.originals,
+        subjects=subjects,
+        judges=judges,
+        untouched=measured[0],
+        methods=tuple(measured[1:]),
+        sweeps=settings.sweeps,
+        robustness=_robustness(room, subjects, judges, (untouched, *releases)),
+        attacks=_attacks(room, releases),
+        realism=look_real(
+            untouched,
+            releases,
+            models,
+            subjects,
+            settings.realism,
+            seed=settings.seed,
+            report=report,
+        ),
+        costs=_shared_costs(room, subjects),
+    )
+
+
+@lru_cache(4)
+def _bootstrap(people: tuple[str, ...], seed: int) -> Bootstrap:
+    """The same draws for all methods."""
+    return Bootstrap(people, seed)
+
+
+def _recognizers(models: Models, names: Sequence[str] | None) -> tuple[Recognizer, ...]:
+    found = models.recognizers(names)
+    if not found:
+        raise OptionError("there is no recogniser; name one with --recognizers")
+    called = [each.name for each in found]
+    twice = next((name for name in called if called.count(name) > 1), None)
+    if twice is not None:
+        raise OptionError(f"two recognisers are called {twice}; tables could not tell them apart")
+    return tuple(found)
+
+
+def _subjects(room: _Room) -> Subjects:
+    dataset, settings, originals = room.dataset, room.settings, room.originals
+    if dataset.identities is None:
+        wanted = dataset.keys[: settings.limit]
+        originals.prepare(wanted, room.report("finding faces"))
+        probes = tuple(key for key in wanted if originals.face(key) is not None)
+        found = Subjects(
+            pairs=(),
+            probes=probes,
+            people=probes,
+            fitting=(),
+            folds=0,
+            ranked=(),
+            dropped=len(wanted) - len(probes),
+        )
+    else:
+        found = _known_people(room)
+    if not found.probes:
+        reasons = next(iter(originals.unreadable.values()), "no face was found in any photo")
+        raise OptionError(f"there is nothing to evaluate: {reasons}")
+    return found
+
+
+def _known_people(room: _Room) -> Subjects:
+    dataset, settings, originals = room.dataset, room.settings, room.originals
+    chosen = dataset.genuine(settings.limit)
+    most = settings.threshold_pairs
+    if most is None and settings.limit is not None:
+        most = max(settings.limit, LEAST_FITTING)
+    allowed = {*dataset.genuine(most), *dataset.impostor(most)}
+    fitting: list[Pair] = [pair for pair in dataset.pairs if pair in allowed]
+    ranked = list(dataset.people(3).values())[: settings.ranked]
+    keys = [key for pair in (*chosen, *fitting) for key in (pair.first, pair.second)]
+    keys += [key for photos in ranked for key in photos[:3]]
+    originals.prepare(keys, room.report("finding faces"))
+    pairs, kept = usable(chosen, originals), usable(fitting, originals)
+    assert dataset.identities is not None
+    return Subjects(
+        pairs=pairs,
+        probes=tuple(pair.second for pair in pairs),
+        people=tuple(dataset.identities[pair.second] for pair in pairs),
+        fitting=kept,
+        folds=dataset.folds if len(kept) == len(dataset.pairs) else 0,
+        ranked=ranked_people(dataset, originals, settings.ranked) if settings.ranked else (),
+        dropped=len(chosen) - len(pairs),
+    )
+
+
+def _judges(room: _Room, subjects: Subjects) -> tuple[Judge, ...]:
+    pairs = (*subjects.pairs, *subjects.fitting)
+    keys = [key for pair in pairs for key in (pair.first, pair.second)]
+    keys += [*subjects.probes, *(key for photos in subjects.ranked for key in photos)]
+    room.originals.embed(room.recognizers, keys, room.report("embedding the originals"))
+    return tuple(
+        judge(each, room.originals, subjects.fitting, subjects.folds) for each in room.recognizers
+    )
+
+
+def _measure(
+    room: _Room, views: Views, subjects: Subjects, judges: Sequence[Judge]
+) -> MethodResult:
+    """All protocols on one method."""
+    released = [*subjects.unique, *(key for photos in subjects.ranked for key in photos)]
+    views.prepare(released, progress=room.report(f"{views.label}: de-identifying"))
+    views.look(released, progress=room.report(f"{views.label}: finding faces again"))
+    views.embed(room.recognizers, released, progress=room.report(f"{views.label}: embedding"))
+    bootstrap = _bootstrap(subjects.people, room.settings.seed)
+    partners = [pair.first for pair in subjects.pairs] or None
+    comparisons = tuple(
+        compare(views, room.originals, each, subjects.probes, partners, subjects.people)
+        for each in judges
+    )
+    return MethodResult(
+        views=views,
+        comparisons=comparisons,
+        partner=tuple(row for c in comparisons for row in score(c, "partner", bootstrap)),
+        itself=tuple(row for c in comparisons for row in score(c, "itself", bootstrap)),
+        rankings=_rankings(room, views, subjects, judges),
+        quality=_quality(room, views, subjects),
+        costs=_costs(room, views, subjects),
+    )
+
+
+def _rankings(
+    room: _Room, views: Views, subjects: Subjects, judges: Sequence[Judge]
+) -> tuple[Ranking, ...]:
+    if len(subjects.ranked) < 2:
+        return ()
+    bootstrap = _bootstrap(tuple(photos[0] for photos in subjects.ranked), room.settings.seed)
+    return tuple(
+        row
+        for each in judges
+        for row in rank(views, room.originals, each, subjects.ranked, bootstrap)
+    )
+
+
+def _quality(room: _Room, views: Views, subjects: Subjects) -> Quality:
+    who = dict(zip(subjects.probes, subjects.people, strict=True))
+    keys = subjects.unique
+    return quality(
+        views,
+        keys,
+        _bootstrap(tuple(who[key] for key in keys), room.settings.seed),
+        room.models,
+        room.perceptual,
+        room.report(f"{views.label}: measuring quality"),
+    )
+
+
+def _costs(room: _Room, views: Views, subjects: Subjects) -> tuple[Cost, ...]:
+    names = [views.name(key) for key in subjects.unique]
+    stages: list[tuple[str, list[float]]] = []
+    if isinstance(views, Releases):
+        told = [views.told(key) for key in subjects.unique]
+        stages.append(("de-identify and paste back", [t["seconds"] for t in told if t]))
+    stages.append(("find the face again", views.faces.seconds(names)))
+    shelf = shelf_of(views, room.perceptual)
+    stages.append(("measure quality", shelf.seconds(names)))
+    return _costs_of(stages, views.label)
+
+
+def _shared_costs(room: _Room, subjects: Subjects) -> tuple[Cost, ...]:
+    names = [room.originals.name(key) for key in subjects.unique]
+    stages = [("find the face in the original", room.originals.faces.seconds(names))]
+    for each in room.recognizers:
+        stages.append((f"embed, {each.name}", room.originals.shelf(each).seconds(names)))
+    return _costs_of(stages, "")
+
+
+def _costs_of(stages: Sequence[tuple[str, Sequence[float]]], method: str) -> tuple[Cost, ...]:
+    return tuple(
+        Cost(stage=stage, method=method, seconds=1000 * sum(took) / len(took), n=len(took))
+        for stage, took in stages
+        if took
+    )
+
+
+def _robustness(
+    room: _Room, subjects: Subjects, judges: Sequence[Judge], released: Sequence[Views]
+) -> tuple[Hardened, ...]:
+    settings = room.settings
+    return tuple(
+        row
+        for operation in settings.robustness
+        for views in released
+        for row in harden(
+            views,
+            operation,
+            judges,
+            subjects,
+            limit=settings.attack_limit,
+            seed=settings.seed,
+            report=room.report,
+        )
+    )
+
+
+def _attacks(room: _Room, releases: Sequence[Releases]) -> tuple[AttackResult, ...]:
+    settings = room.settings
+    limit = settings.attack_limit if settings.limit is None else settings.limit
+    return tuple(
+        row
+        for name in settings.attackers
+        for each in releases
+        for row in attack(
+            name,
+            each,
+            room.models,
+            room.names,
+            limit=min(settings.attack_limit, limit),
+            seed=settings.seed,
+            report=room.report,
+        )
+    )

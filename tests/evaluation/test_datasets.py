@@ -1,0 +1,143 @@
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facedeid.errors import OptionError, PhotoError
+from facedeid.evaluation.datasets import Pair, load
+
+
+def test_lfw_is_the_photos_that_the_pairs_name(lfw):
+    Image.new("RGB", (9, 9)).save(lfw / "Ann_A" / "Ann_A_0009.jpg")  # no pair names it
+    dataset = load(f"lfw:{lfw}")
+    assert dataset.name == "lfw"
+    assert dataset.keys == tuple(
+        f"{who}/{who}_{i:04d}.jpg" for who in ("Ann_A", "Bea_B") for i in (1, 2, 3, 4)
+    )
+    assert dataset.identities["Bea_B/Bea_B_0002.jpg"] == "Bea_B"
+    assert dataset.pairs[0] == Pair("Ann_A/Ann_A_0001.jpg", "Ann_A/Ann_A_0002.jpg", True, 0)
+    assert dataset.pairs[-1] == Pair("Ann_A/Ann_A_0003.jpg", "Bea_B/Bea_B_0004.jpg", False, 1)
+    assert [pair.fold for pair in dataset.pairs] == [0] * 12 + [1] * 12
+    assert dataset.folds == 2
+    assert len(dataset.genuine()) == len(dataset.impostor()) == 12
+    assert dataset.genuine(3) == dataset.pairs[:3]
+    written = np.asarray(Image.open(lfw / dataset.keys[5]))
+    np.testing.assert_array_equal(dataset.read(dataset.keys[5]), written)
+    assert "8 photos of 2 people, 12 genuine and 12 impostor pairs" in dataset.summary
+
+
+def test_lfw_wherever_the_photos_and_the_pairs_lie(lfw, tmp_path):
+    usual = load(f"lfw:{lfw}")
+    moved = tmp_path / "other" / "images"
+    shutil.copytree(lfw, moved / "deep")
+    (moved / "deep" / "pairs.txt").rename(moved.parent / "pairs.txt")
+    nested = load(f"lfw:{moved}")  # pairs beside, photos deeper
+    with tarfile.open(tmp_path / "other" / "lfw.tar", "w") as archive:
+        archive.add(lfw, "lfw")
+    packed = load(f"lfw:{tmp_path / 'other' / 'lfw.tar'}")
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(tmp_path / "other" / "lfw.tar", alone)
+    shutil.copy(lfw / "pairs.txt", alone)
+    inside = load(f"lfw:{alone}")  # a folder that holds the archive
+    for other in (nested, packed, inside):
+        assert (other.keys, other.pairs) == (usual.keys, usual.pairs)
+        np.testing.assert_array_equal(other.read(other.keys[3]), usual.read(usual.keys[3]))
+        assert other.stamp(other.keys[3]) == usual.stamp(usual.keys[3])
+
+
+def test_lfw_that_is_not_whole(lfw):
+    (lfw / "Bea_B" / "Bea_B_0003.jpg").unlink()
+    with pytest.raises(OptionError, match=r"1 of 8 photos .* missing, for instance Bea_B/Bea_B_00"):
+        load(f"lfw:{lfw}")
+    (lfw / "pairs.txt").unlink()
+    with pytest.raises(OptionError, match=r"no pairs\.txt"):
+        load(f"lfw:{lfw}")
+    with pytest.raises(OptionError, match="does not exist"):
+        load(f"lfw:{lfw / 'nowhere'}")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("2\t6\nAnn_A\t1\t2\n", "1 pairs; its first line announces 24"),
+        ("Ann_A\t1\tx\n", "line 1: not a pair: Ann_A 1 x"),
+        ("1\nAnn_A\t1\t2\nAnn_A\n", "line 3: not a pair"),
+        ("\n", "names no pairs"),
+    ],
+)
+def test_lfw_with_pairs_that_make_no_sense(lfw, text, reason):
+    (lfw / "pairs.txt").write_text(text)
+    with pytest.raises(OptionError, match=reason):
+        load(f"lfw:{lfw}")
+
+
+def test_an_archive_that_is_none(lfw):
+    (lfw / "lfw.tar").write_bytes(b"no archive")
+    for folder in ("Ann_A", "Bea_B"):
+        shutil.rmtree(lfw / folder)
+    with pytest.raises(OptionError, match=r"lfw\.tar is neither a folder nor a plain \.tar"):
+        load(f"lfw:{lfw}")
+
+
+def test_a_folder_per_person(lfw):
+    (lfw / "pairs.txt").unlink()
+    dataset = load(f"people:{lfw}")
+    assert len(dataset.keys) == 8
+    genuine = dataset.genuine()
+    assert [(pair.first[-5:], pair.second[-5:]) for pair in genuine[:3]] == [
+        ("1.jpg", "2.jpg"),
+        ("2.jpg", "3.jpg"),
+        ("3.jpg", "4.jpg"),
+    ]
+    impostor = dataset.impostor()
+    assert len(impostor) == len(genuine) == 6
+    assert len({(pair.first, pair.second) for pair in impostor}) == 6
+    who = dataset.identities
+    assert all(who[pair.first] != who[pair.second] for pair in impostor)
+    assert load(f"people:{lfw}").pairs == dataset.pairs
+    assert dataset.folds == 0
+    assert dataset.people(4).keys() == {"Ann_A", "Bea_B"}
+    assert dataset.people(5) == {}
+    for path in lfw.rglob("*_000[234].jpg"):
+        path.unlink()
+    with pytest.raises(OptionError, match="no person has two photos"):
+        load(f"people:{lfw}")
+
+
+def test_a_plain_folder(lfw):
+    (lfw / ".hidden").mkdir()
+    shutil.copy(lfw / "Ann_A" / "Ann_A_0001.jpg", lfw / ".hidden" / "x.jpg")
+    dataset = load(f"photos:{lfw}")
+    assert dataset.identities is None
+    assert not dataset.pairs
+    assert len(dataset.keys) == 8
+    shutil.rmtree(lfw / "Ann_A")
+    shutil.rmtree(lfw / "Bea_B")
+    with pytest.raises(OptionError, match="no photos"):
+        load(f"photos:{lfw}")
+    with pytest.raises(OptionError, match="not a folder"):
+        load(f"photos:{lfw / 'pairs.txt'}")
+
+
+def test_a_bare_path_is_guessed(lfw):
+    assert load(str(lfw)).name == "lfw"
+    (lfw / "pairs.txt").unlink()
+    assert load(str(lfw)).name == "people"
+    shutil.copy(lfw / "Ann_A" / "Ann_A_0001.jpg", lfw / "x.jpg")
+    assert load(str(lfw)).name == "photos"
+    with pytest.raises(OptionError, match="no such kind; use lfw, people, photos"):
+        load(f"lwf:{lfw}")
+
+
+def test_damage_is_reported_with_the_photo_and_changes_are_seen(lfw):
+    dataset = load(f"lfw:{lfw}")
+    key = dataset.keys[0]
+    before = dataset.stamp(key)
+    (lfw / key).write_bytes((lfw / key).read_bytes()[:900])
+    again = load(f"lfw:{lfw}")
+    assert again.stamp(key) != before
+    with pytest.raises(PhotoError, match=r"Ann_A_0001\.jpg"):
+        again.read(key)
