@@ -20,9 +20,12 @@ from facedeid.random import stream
 CASES: dict[str, Method] = {
     "blur": create("blur"),
     "down-up": create("down-up", cell=19),
+    "fawkes": create("fawkes", level="mid", steps=3),
+    "lgc": create("lgc", radius=8, iterations=4),
     "mask": create("mask", shape="ellipse", color=[200, 30, 30]),
     "noise": create("noise", sigma=25),
     "pixelate": create("pixelate", cluster=16),
+    "tip-im": create("tip-im", iterations=3, targets=2, norm="linf"),
 }
 """One case per method, with options that are not the default where there are any."""
 

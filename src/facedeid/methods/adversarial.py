@@ -1,0 +1,181 @@
+"""What the pixel-adversarial methods share: recognisers to move away from, the ball, the facts.
+
+All of them change a picture by a few 8-bit levels so that recognisers they know see someone else.
+They run on any recogniser that passes gradients on, or on several at once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from facedeid.errors import OptionError
+from facedeid.methods.base import Deidentified, Method
+from facedeid.models import Recognizer, recognizer_name
+
+if TYPE_CHECKING:
+    from facedeid.models import Models
+
+__all__ = ["Adversarial", "Embed", "Surrogates", "in_cube", "number"]
+
+Embed = Callable[[Tensor, Tensor], Tensor]
+"""Pictures N×3×S×S in 0..255 and the numbers of their faces in the batch, N -> features N×D."""
+
+UNKNOWN_COSINE = 0.5
+"""Threshold (1 - cosine) of recognisers for which none is known; it only weighs an ensemble."""
+
+
+def number(name: str, value: float, low: float, high: float) -> None:
+    """Check an option's range.
+
+    Raises:
+        OptionError: it lies outside, or is no number.
+    """
+    if not low <= value <= high:
+        raise OptionError(f"{name} must lie between {low:g} and {high:g}, got {value:g}")
+
+
+def in_cube(candidates: Tensor, centre: Tensor, radius: float) -> Tensor:
+    """Clipped to centre ± radius and to 0..255."""
+    low, high = (centre - radius).clamp_min(0), (centre + radius).clamp_max(255)
+    return torch.maximum(torch.minimum(candidates, high), low)
+
+
+class Surrogates:
+    """Recognisers as one: their embeddings side by side, so that one distance stands for all.
+
+    Each part is divided by the Euclidean distance at which its recogniser draws the line between
+    people, and by √(their number): the squared distance of two features is the mean over the
+    recognisers of (distance/threshold)², 1 at the threshold. Unit vectors for cosine recognisers;
+    dlib's vectors, which have no unit length and share a large common part (1.4 of 1.5), are
+    taken as they are: only differences of features count here, and there it cancels.
+
+    Raises:
+        OptionError: a recogniser without gradients, or Euclidean without a known threshold.
+    """
+
+    def __init__(self, recognizers: Sequence[Recognizer]) -> None:
+        self.recognizers = recognizers
+        self.weights = [len(recognizers) ** -0.5 / _unit(r) for r in recognizers]
+
+    def features(self, faces: Tensor, landmarks: Tensor | None) -> Tensor:
+        """N×3×S×S in [-1, 1], differentiable -> N×D, D the sum of the recognisers' lengths."""
+        return self._side_by_side([r.embed(faces, landmarks) for r in self.recognizers])
+
+    def embed(self, landmarks: Tensor | None) -> Embed:
+        """`features` of pictures in 0..255, for the loops."""
+        return lambda x, rows: self.features(
+            x / 127.5 - 1, None if landmarks is None else landmarks[rows.to(landmarks.device)]
+        )
+
+    def identities(self, models: "Models") -> Tensor:
+        """Features of the synthetic identities that ship: M×D.
+
+        Raises:
+            OptionError: there are none for one of the recognisers.
+        """
+        return self._side_by_side([models.identities(r.name) for r in self.recognizers])
+
+    def _side_by_side(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([part * w for part, w in zip(parts, self.weights, strict=True)], 1)
+
+    @torch.no_grad()
+    def distances(self, a: Tensor, b: Tensor, landmarks: Tensor | None) -> list[dict[str, float]]:
+        """Per face and recogniser, the distance of two pictures of it in the frame."""
+        found: list[dict[str, float]] = [{} for _ in a]
+        for r in self.recognizers:
+            apart = r.distance(r.embed(a, landmarks), r.embed(b, landmarks))
+            for facts, distance in zip(found, apart.tolist(), strict=True):
+                facts[r.name] = round(distance, 5)
+        return found
+
+
+def _unit(recognizer: Recognizer) -> float:
+    """The Euclidean distance of embeddings at the recogniser's threshold."""
+    name = recognizer.name
+    if not recognizer.differentiable:
+        raise OptionError(
+            f"{name} runs in onnxruntime, which passes no gradients on; adversarial methods need "
+            f"them: take another recogniser, or a network that backend=torch can run"
+        )
+    cosine = recognizer.spec.metric == "cosine"
+    try:
+        threshold = recognizer.threshold()
+    except OptionError:
+        if not cosine:
+            raise OptionError(
+                f"{name} is Euclidean and no threshold is known: give one with the name, "
+                f"'{name}?threshold=1.1'"
+            ) from None
+        threshold = UNKNOWN_COSINE
+    return float((2 * threshold) ** 0.5) if cosine else threshold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adversarial(Method):
+    """Base: `recognizers` are those that the method moves away from, by name."""
+
+    recognizers: tuple[str, ...] = ("dlib",)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "recognizers", tuple(self.recognizers))
+        if not self.recognizers or not all(isinstance(n, str) for n in self.recognizers):
+            raise OptionError(f"{self.name}: recognizers must be names, one or more")
+
+    @property
+    def surrogates(self) -> tuple[str, ...]:
+        """The recognisers, without their options."""
+        return tuple(recognizer_name(name) for name in self.recognizers)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What such changes are worth."""
+        known = ", ".join(self.surrogates)
+        return (
+            f"{self.name} misleads {known}; recognisers unlike those often still match the face, "
+            "and blur, scaling or JPEG wear the change off",
+        )
+
+    def attack(
+        self,
+        x: Tensor,
+        surrogates: Surrogates,
+        models: "Models",
+        random: Sequence[torch.Generator],
+        landmarks: Tensor | None,
+    ) -> tuple[Tensor, Sequence[Mapping[str, Any]]]:
+        """N×3×S×S in 0..255 on the models' device -> the same, and facts per face."""
+        raise NotImplementedError
+
+    def apply(
+        self,
+        faces: Tensor,
+        models: "Models",
+        *,
+        random: Sequence[torch.Generator],
+        landmarks: Tensor | None,
+    ) -> Deidentified:
+        """Attack; on a CPU one face after the other.
+
+        Networks give results that depend, in the last bits, on how many faces they see at once,
+        and hundreds of signs of gradients make pictures of that. On a GPU, where single faces
+        would waste it, the batch goes together, and its size changes pictures a little.
+        """
+        surrogates = Surrogates([models.recognizer(name) for name in self.recognizers])
+        size = 1 if models.device.type == "cpu" else len(faces)
+        made: list[Tensor] = []
+        facts: list[Mapping[str, Any]] = []
+        for i in range(0, len(faces), size):
+            points = None if landmarks is None else landmarks[i : i + size]
+            before = faces[i : i + size].to(models.device)
+            x = (before + 1) * 127.5
+            adversarial, said = self.attack(x, surrogates, models, random[i : i + size], points)
+            after = (adversarial / 127.5 - 1).clamp(-1, 1)
+            reached = (adversarial - x).abs().flatten(1).amax(1).tolist()
+            apart = surrogates.distances(before, after, points)
+            for own, levels, distances in zip(said, reached, apart, strict=True):
+                facts.append({**own, "levels": round(levels, 3), "distances": distances})
+            made.append(after.to(faces.device))
+        return Deidentified(torch.cat(made), tuple(facts))
