@@ -64,7 +64,7 @@ def train(
     import torch
 
     from facedeid.training.data import load_faces
-    from facedeid.training.loop import Options, fast_bf16, seconds
+    from facedeid.training.loop import Options, seconds
     from facedeid.training.loop import train as run
     from facedeid.training.recipes import configured
 
@@ -83,7 +83,7 @@ def train(
             out=place,
             budget=allowed,
             device=device,
-            bf16=fast_bf16(device) if bf16 is None else bf16,
+            bf16=bf16,
             seed=seed,
             dry_run=dry_run,
         )

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import dlib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -112,6 +111,8 @@ def _find_sure(grey: NDArray[np.uint8]) -> Boxes:
 
 def _hog(grey: NDArray[np.uint8], least: float) -> Boxes:
     if not hasattr(_local, "hog"):
+        import dlib
+
         _local.hog = dlib.get_frontal_face_detector()
     rectangles, scores, _ = _local.hog.run(grey, 0, least)
     return _boxes(rectangles, scores)
@@ -137,6 +138,8 @@ def _second_look(rgb: NDArray[np.uint8], box: NDArray[np.float64]) -> Boxes:
 
 
 def _find_cnn(rgb: NDArray[np.uint8]) -> Boxes:
+    import dlib
+
     network = dlib_model(dlib.cnn_face_detection_model_v1, "mmod_human_face_detector.dat")
     found = network(rgb, 0)
     return _boxes([f.rect for f in found], [f.confidence for f in found])

@@ -6,7 +6,6 @@ from math import hypot
 from typing import Any, Literal
 
 import cv2
-import dlib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -210,6 +209,8 @@ def _predict(
     around = reflected(rgb8, left, top, right, bottom)
     copy = warp(around, np.column_stack([turn, shift]), (2 * _SIDE, 2 * _SIDE))
     upright = np.clip(np.rint(copy), 0, 255).astype(np.uint8)
+    import dlib
+
     predictor = dlib_model(dlib.shape_predictor, "shape_predictor_68_face_landmarks.dat")
     low, high = _SIDE // 2, _SIDE // 2 + _SIDE - 1
     shape = predictor(upright, dlib.rectangle(low, low, high, high))

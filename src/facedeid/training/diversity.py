@@ -64,7 +64,7 @@ def jittered_landmarks(landmarks: Tensor, random: torch.Generator) -> Tensor:
     angle = torch.randn(count, generator=random) * 0.06
     scale = 1 + torch.randn(count, generator=random) * 0.05
     cos, sin = angle.cos() * scale, angle.sin() * scale
-    turn = torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
+    turn = torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2).to(landmarks)
     shift = torch.randn(count, 1, 2, generator=random) * 0.04 * size
     moved: Tensor = (landmarks - middle) @ turn.mT + middle + shift
     return moved

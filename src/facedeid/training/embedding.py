@@ -64,18 +64,18 @@ class EmbeddingRecipe:
     width: float = 0.5
     levels: int = 4
     limit: float = 0.4
-    identity: float = 2.5
+    identity: float = 4.0
     """Weight of both identity terms, mean over the recognisers."""
-    perceptual: float = 4.0
-    structure: float = 2.0
+    perceptual: float = 3.0
+    structure: float = 1.5
     pixels: float = 4.0
     """Weight of the squared change, five times that at the eyes (gaze)."""
     colour: float = 30.0
     """Weight of the squared change of colour beside brightness."""
-    common: float = 1.0
-    """Weight of the mean cosine between the changes of different faces."""
+    common: float = 100.0
+    """Weight of the mean product of the changes of different faces."""
     adversarial: float = 0.3
-    adversary_from: int = 150
+    adversary_from: int = 200
     """Step at which the adversary begins to weigh; after twice that it does in full."""
     lookalikes: int = 128
     """Synthetic identities to choose from: those most like the face, by dlib."""
@@ -361,10 +361,10 @@ def _eyes(points: Tensor, side: int) -> Tensor:
 
 
 def _alike(change: Tensor) -> Tensor:
-    """Mean cosine between changes of different faces, if positive."""
-    unit = torch.nn.functional.normalize(change.flatten(1), eps=1e-3)
-    count = len(unit)
-    return ((unit.sum(0).square().sum() - unit.square().sum()) / (count * (count - 1))).relu()
+    """Mean product of the changes of different faces, if positive: 0 where they are unlike."""
+    count = len(change)
+    alike = (change.sum(0).square() - change.square().sum(0)).mean() / (count * (count - 1))
+    return alike.relu()
 
 
 def _colour(change: Tensor) -> Tensor:

@@ -92,7 +92,8 @@ class Options:
     budget: float | None = None
     """Seconds after which the run saves and stops; None: at the recipe's last step."""
     device: str = "cpu"
-    bf16: bool = True
+    bf16: bool | None = None
+    """bfloat16 where the recipe allows it; None: where it is fast (`fast_bf16`)."""
     seed: int = 0
     dry_run: bool = False
     """Build everything, run two steps, estimate the speed, write nothing."""
@@ -146,13 +147,15 @@ def train(
         TrainingError: the state in `out` is of another recipe, or the loss is not finite.
     """
     started = time.monotonic()
+    torch.set_flush_denormal(True)  # tiny gradients are slow on CPUs
     device = torch.device(options.device)
     model = task.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
+    bf16 = fast_bf16(options.device) if options.bf16 is None else options.bf16
     optimiser = torch.optim.AdamW(
         _groups(model, recipe.weight_decay), lr=recipe.lr, betas=(0.9, 0.98)
     )
-    settings = _described(recipe, options)
+    settings = _described(recipe, options, bf16)
     say(json.dumps({**settings, **task.metadata()}))
     step = _resume(options.out / "state.pt", settings, task, model, average, optimiser, device)
     adaptive = task if isinstance(task, Adaptive) else None
@@ -162,7 +165,7 @@ def train(
     say(f"from step {step} of {recipe.steps}")
 
     def forward(*inputs: Any, **named: Any) -> Any:
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16 and recipe.bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16 and recipe.bf16):
             return model(*inputs, **named)
 
     begun, saved, done, pace = step, time.monotonic(), time.monotonic(), 0.0
@@ -232,9 +235,9 @@ def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
         kept.copy_(now)
 
 
-def _described(recipe: Recipe, options: Options) -> dict[str, Any]:
+def _described(recipe: Recipe, options: Options, bf16: bool) -> dict[str, Any]:
     fields = asdict(recipe)
-    return {"recipe": recipe.name, **fields, "seed": options.seed, "bf16": options.bf16}
+    return {"recipe": recipe.name, **fields, "seed": options.seed, "bf16": bf16}
 
 
 _MAY_CHANGE = frozenset({"steps", "epochs", "decay_from", "bf16"})

@@ -29,6 +29,7 @@ from facedeid.nets.onnx_graph import OnnxGraph
 from facedeid.random import stream
 from facedeid.training import degrade
 from facedeid.training.data import Faces
+from facedeid.training.loop import fast_bf16
 from facedeid.training.synthesis import Chips, novel_faces, real_faces
 from facedeid.weights import dlib_model_path
 
@@ -269,7 +270,8 @@ class RecognizerTask:
         points = chips.landmarks.cpu().numpy().astype(np.float64)
         matrices = teacher.crop.matrices(points)
         cut = _cut(chips.images, matrices, teacher.crop.size)
-        bf16 = torch.autocast(self.device.type, torch.bfloat16)
+        kind = self.device.type
+        bf16 = torch.autocast(kind, torch.bfloat16, enabled=fast_bf16(kind))
         with torch.no_grad(), bf16:
             found = teacher.net(cut.to(self.device, memory_format=torch.channels_last))
         return found.float()
