@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from facedeid import __version__, losses
+from facedeid.errors import WeightsError
 from facedeid.evaluation.datasets import Dataset
 from facedeid.faces import alignment, detection, pasting, resampling
 from facedeid.faces import landmarks as placing
@@ -100,8 +101,16 @@ def method_digest(method: Method, models: Models, seed: int) -> str:
     if sys.modules[type(method).__module__] is not classical:
         manifest = files("facedeid").joinpath("data", "MANIFEST.json").read_bytes()
         parts += [hashlib.sha256(manifest).hexdigest(), code(losses), *_optimizer()]
-        parts += [recognizer_digest(models.recognizer(name)) for name in method.surrogates]
+        parts += [_known(name, models) for name in method.surrogates]
     return digest(*parts)
+
+
+def _known(name: str, models: Models) -> str:
+    """A recogniser that a method knows: trained networks know some that are not here."""
+    try:
+        return recognizer_digest(models.recognizer(name))
+    except WeightsError:
+        return name
 
 
 def _is_ours(kind: type) -> bool:

@@ -52,7 +52,10 @@ def look_real(
     Returns:
         Features -> method, or one of `realism.REFERENCES` -> distances, or why there are none.
     """
+    if not names:
+        return {}
     keys, others = _sides(untouched.originals, subjects)
+    untouched.originals.faces.flush()
     found: dict[str, dict[str, Realism | str]] = {}
     for text in names:
         features = features_of(text, models)
