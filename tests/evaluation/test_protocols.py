@@ -7,19 +7,11 @@ import torch
 from facedeid.errors import OptionError
 from facedeid.evaluation import judges as judging
 from facedeid.evaluation.datasets import Pair
+from facedeid.evaluation.identification import cmc_of_probes, rank, ranked_people
 from facedeid.evaluation.intervals import Bootstrap
 from facedeid.evaluation.judges import Judge, judge, library_threshold
 from facedeid.evaluation.metrics import cmc
-from facedeid.evaluation.protocols import (
-    Comparison,
-    Score,
-    cmc_of_probes,
-    compare,
-    headline,
-    rank,
-    ranked_people,
-    score,
-)
+from facedeid.evaluation.protocols import Comparison, Score, compare, headline, score
 from facedeid.evaluation.statistics import best_threshold
 from facedeid.evaluation.tables import Estimate
 

@@ -4,10 +4,11 @@ import torch
 from PIL import Image
 
 from facedeid.errors import PhotoError
-from facedeid.evaluation import releases as module
+from facedeid.evaluation import views as module
 from facedeid.evaluation.datasets import load
 from facedeid.evaluation.originals import Originals
-from facedeid.evaluation.releases import Altered, Releases, Untouched, text_of
+from facedeid.evaluation.releases import Altered, Releases, text_of
+from facedeid.evaluation.views import Untouched
 from facedeid.faces import Pasted, align, frame, native_size, paste
 from facedeid.methods import Method, parse
 from facedeid.random import stream

@@ -9,7 +9,7 @@ from PIL import Image
 from facedeid.errors import OptionError, OutputError
 from facedeid.evaluation import choices, output
 from facedeid.evaluation import originals as originals_module
-from facedeid.evaluation import releases as releases_module
+from facedeid.evaluation import views as views_module
 from facedeid.evaluation.datasets import load
 from facedeid.evaluation.records import records
 from facedeid.evaluation.run import Settings, evaluate
@@ -136,7 +136,7 @@ def test_a_second_run_only_scores(done, lfw_made, cache, models, monkeypatch):
         raise AssertionError("worked out again")
 
     monkeypatch.setattr(originals_module, "detect", fail)
-    monkeypatch.setattr(releases_module, "find_again", fail)
+    monkeypatch.setattr(views_module, "find_again", fail)
     monkeypatch.setattr(Method, "__call__", fail)
     for name in SETTINGS["recognizers"]:
         monkeypatch.setattr(models.recognizer(name), "embed_chips", fail)
@@ -154,7 +154,7 @@ def test_a_second_run_only_scores(done, lfw_made, cache, models, monkeypatch):
 def test_a_killed_run_goes_on(lfw_made, models, tmp_path, monkeypatch):
     dataset = load(f"lfw:{lfw_made}")
     settings = Settings(**SETTINGS, ranked=0)
-    usual, left = releases_module.find_again, [4]
+    usual, left = views_module.find_again, [4]
 
     def stop(*arguments):
         left[0] -= 1
@@ -162,7 +162,7 @@ def test_a_killed_run_goes_on(lfw_made, models, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return usual(*arguments)
 
-    monkeypatch.setattr(releases_module, "find_again", stop)
+    monkeypatch.setattr(views_module, "find_again", stop)
     with pytest.raises(KeyboardInterrupt):
         evaluate(dataset, settings, tmp_path, models=models)
     left[0] = 10**6

@@ -6,7 +6,6 @@ machine; for LFW `Person/Person_0001.jpg`, however the folders lie.
 
 import hashlib
 import re
-import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from facedeid import imaging
 from facedeid.errors import OptionError, PhotoError
+from facedeid.evaluation.sources import content_of, lfw_photos, listed, photos_below
 
 __all__ = ["KINDS", "Dataset", "Pair", "load", "load_lfw", "load_people", "load_photos"]
 
@@ -144,7 +144,7 @@ def _check(path: Path, text: str) -> None:
 def _guess(path: Path) -> str:
     if path.is_file() or _pairs_file(path) is not None:
         return "lfw"
-    names = [name.split("/") for name in _photos_below(path)]
+    names = [name.split("/") for name in photos_below(path)]
     folders = {parts[0] for parts in names if len(parts) > 1}
     return "people" if len(folders) > 1 and all(len(parts) > 1 for parts in names) else "photos"
 
@@ -171,7 +171,7 @@ def load_lfw(path: Path) -> Dataset:
         )
     pairs = _read_pairs(listing)
     keys = sorted({key for pair in pairs for key in (pair.first, pair.second)})
-    content, found = _lfw_photos(path)
+    content, found = lfw_photos(path)
     missing = [key for key in keys if key not in found]
     if missing:
         raise OptionError(
@@ -223,44 +223,6 @@ def _pair(path: Path, number: int, words: Sequence[str], fold: int) -> Pair:
     return Pair(first, second, same, fold)
 
 
-def _lfw_photos(path: Path) -> tuple[Callable[[str], bytes], frozenset[str]]:
-    """How to get at photos, and the keys that there are."""
-    if path.is_dir():
-        archives = [path / "lfw.tar", path / "lfw-deepfunneled.tar"]
-        archive = next((p for p in archives if p.is_file()), None)
-        files = {"/".join(name.split("/")[-2:]): name for name in _photos_below(path)}
-        if archive is None or files:
-            return (lambda key: _bytes(path / files[key])), frozenset(files)
-        path = archive
-    return _archived(path)
-
-
-def _archived(path: Path) -> tuple[Callable[[str], bytes], frozenset[str]]:
-    try:
-        with tarfile.open(path, "r:") as archive:
-            members = {
-                "/".join(member.name.split("/")[-2:]): (member.offset_data, member.size)
-                for member in archive
-                if member.isfile()
-            }
-    except (OSError, tarfile.TarError) as error:
-        raise OptionError(
-            f"--data lfw:{path} is neither a folder nor a plain .tar archive (unpack compressed "
-            f"ones first): {error}"
-        ) from error
-
-    def content(key: str) -> bytes:
-        start, size = members[key]
-        try:
-            with path.open("rb") as file:
-                file.seek(start)
-                return file.read(size)
-        except OSError as error:
-            raise PhotoError(f"{path}: cannot be read: {error.strerror}") from error
-
-    return content, frozenset(members)
-
-
 # folders ------------------------------------------------------------------------------------
 
 
@@ -272,7 +234,7 @@ def load_people(path: Path) -> Dataset:
     Raises:
         OptionError: not a folder, no photos, or no person with two photos.
     """
-    names = [name for name in _listed(path) if "/" in name]
+    names = [name for name in listed(path) if "/" in name]
     who = {name: name.split("/")[0] for name in names}
     people: dict[str, list[str]] = {}
     for name in names:
@@ -288,7 +250,7 @@ def load_people(path: Path) -> Dataset:
         tuple(names),
         MappingProxyType(who),
         pairs,
-        lambda key: _bytes(path / key),
+        lambda key: content_of(path / key),
         path,
     )
 
@@ -313,35 +275,8 @@ def load_photos(path: Path) -> Dataset:
     Raises:
         OptionError: not a folder, or no photos.
     """
-    names = tuple(_listed(path))
-    return Dataset("photos", names, None, (), lambda key: _bytes(path / key), path)
-
-
-def _listed(path: Path) -> list[str]:
-    if not path.is_dir():
-        raise OptionError(f"--data: {path} is not a folder")
-    names = _photos_below(path)
-    if not names:
-        raise OptionError(f"--data: there are no photos in {path}")
-    return names
-
-
-def _photos_below(path: Path) -> list[str]:
-    """Paths of photos relative to a folder, sorted; what is hidden is left out."""
-    found = []
-    for file in path.rglob("*"):
-        relative = file.relative_to(path)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if not hidden and file.suffix.lower() in imaging.SUFFIXES and file.is_file():
-            found.append(relative.as_posix())
-    return sorted(found)
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise PhotoError(f"{path}: cannot be read: {error.strerror}") from error
+    names = tuple(listed(path))
+    return Dataset("photos", names, None, (), lambda key: content_of(path / key), path)
 
 
 KINDS: Mapping[str, Callable[[Path], Dataset]] = MappingProxyType(

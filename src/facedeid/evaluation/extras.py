@@ -12,8 +12,10 @@ from facedeid.evaluation.fingerprints import code, digest, recognizer_digest
 from facedeid.evaluation.intervals import Bootstrap
 from facedeid.evaluation.judges import Judge
 from facedeid.evaluation.protocols import ALIGNED
-from facedeid.evaluation.releases import Altered, Releases, Views
-from facedeid.evaluation.results import Hardened, Subjects
+from facedeid.evaluation.releases import Altered, Releases
+from facedeid.evaluation.results import Hardened
+from facedeid.evaluation.subjects import Subjects
+from facedeid.evaluation.views import Views
 from facedeid.models import Models
 from facedeid.report import write_whole
 

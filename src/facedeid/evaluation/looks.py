@@ -16,9 +16,10 @@ from facedeid.evaluation.embedding import Reporter
 from facedeid.evaluation.fingerprints import code, digest
 from facedeid.evaluation.originals import Originals
 from facedeid.evaluation.realism import Features, Realism, Sample, features_of, reference_rows
-from facedeid.evaluation.releases import Releases, Untouched, Views
-from facedeid.evaluation.results import Subjects
+from facedeid.evaluation.releases import Releases
 from facedeid.evaluation.shelf import Shelf
+from facedeid.evaluation.subjects import Subjects
+from facedeid.evaluation.views import Untouched, Views
 from facedeid.models import Models
 from facedeid.weights.local import sha256_of
 

@@ -16,9 +16,9 @@ from facedeid.evaluation.embedding import Progress
 from facedeid.evaluation.fingerprints import code, digest
 from facedeid.evaluation.intervals import Bootstrap
 from facedeid.evaluation.originals import found
-from facedeid.evaluation.releases import Views
 from facedeid.evaluation.shelf import Shelf
 from facedeid.evaluation.tables import Cell, Estimate
+from facedeid.evaluation.views import Views
 from facedeid.faces import align, frame
 from facedeid.models import Models
 from facedeid.nets.lpips import Lpips, lpips, lpips_state

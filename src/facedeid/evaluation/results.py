@@ -5,40 +5,18 @@ from dataclasses import dataclass, field
 
 from facedeid.evaluation.attackers import AttackResult
 from facedeid.evaluation.choices import Sweep
-from facedeid.evaluation.datasets import Dataset, Pair
+from facedeid.evaluation.datasets import Dataset
+from facedeid.evaluation.identification import Ranking
 from facedeid.evaluation.judges import Judge
 from facedeid.evaluation.originals import Originals
-from facedeid.evaluation.protocols import Comparison, Ranking, Score, headline
+from facedeid.evaluation.protocols import Comparison, Score, headline
 from facedeid.evaluation.quality import Quality
 from facedeid.evaluation.realism import Realism
-from facedeid.evaluation.releases import Aligned, Views
+from facedeid.evaluation.subjects import Subjects
 from facedeid.evaluation.tables import Estimate
+from facedeid.evaluation.views import Aligned, Views
 
-__all__ = ["Cost", "Hardened", "MethodResult", "Results", "Subjects"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subjects:
-    """The photos of an evaluation; in all of them there is a face."""
-
-    pairs: tuple[Pair, ...]
-    """Genuine pairs; empty where nobody knows who is who."""
-    probes: tuple[str, ...]
-    """Photos that are released: the second ones of the pairs, in their order."""
-    people: tuple[str, ...]
-    """Who is in each probe (or its key)."""
-    fitting: tuple[Pair, ...]
-    """Untouched pairs for thresholds."""
-    folds: int
-    ranked: tuple[tuple[str, ...], ...]
-    """Per person the photos for 1:N."""
-    dropped: int = 0
-    """Genuine pairs or photos left out, for want of a face or because they cannot be read."""
-
-    @property
-    def unique(self) -> tuple[str, ...]:
-        """Each probe once."""
-        return tuple(dict.fromkeys(self.probes))
+__all__ = ["Cost", "Hardened", "MethodResult", "Results"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,25 +8,26 @@ from pathlib import Path
 from facedeid.errors import OptionError
 from facedeid.evaluation.attackers import AttackResult
 from facedeid.evaluation.choices import Sweep
-from facedeid.evaluation.datasets import Dataset, Pair
+from facedeid.evaluation.datasets import Dataset
 from facedeid.evaluation.embedding import Progress, Reporter
 from facedeid.evaluation.extras import attack, harden
+from facedeid.evaluation.identification import Ranking, rank
 from facedeid.evaluation.intervals import Bootstrap
 from facedeid.evaluation.judges import Judge, judge
 from facedeid.evaluation.looks import look_real
 from facedeid.evaluation.originals import Originals
-from facedeid.evaluation.protocols import Ranking, compare, rank, ranked_people, score, usable
+from facedeid.evaluation.protocols import compare, score
 from facedeid.evaluation.quality import Perceptual, Quality, load_lpips, quality, shelf_of
-from facedeid.evaluation.releases import Releases, Untouched, Views
-from facedeid.evaluation.results import Cost, Hardened, MethodResult, Results, Subjects
+from facedeid.evaluation.releases import Releases
+from facedeid.evaluation.results import Cost, Hardened, MethodResult, Results
+from facedeid.evaluation.subjects import Subjects
+from facedeid.evaluation.subjects import subjects as choose
+from facedeid.evaluation.views import Untouched, Views
 from facedeid.faces.detection import finder
 from facedeid.methods import Method
 from facedeid.models import Models, Recognizer
 
-__all__ = ["LEAST_FITTING", "Settings", "evaluate"]
-
-LEAST_FITTING = 300
-"""Untouched pairs of each kind for thresholds, where `limit` would leave fewer."""
+__all__ = ["Settings", "evaluate"]
 
 
 def _silent(_: str) -> Progress:
@@ -130,7 +131,13 @@ def evaluate(
         perceptual=load_lpips(settings.lpips, models),
         report=report,
     )
-    subjects = _subjects(room)
+    subjects = choose(
+        room.originals,
+        limit=settings.limit,
+        threshold_pairs=settings.threshold_pairs,
+        ranked=settings.ranked,
+        report=report,
+    )
     judges = _judges(room, subjects)
     releases = [
         Releases(dataset, room.originals, method, models, cache / "releases", seed=settings.seed)
@@ -176,54 +183,6 @@ def _recognizers(models: Models, names: Sequence[str] | None) -> tuple[Recognize
     if twice is not None:
         raise OptionError(f"two recognisers are called {twice}; tables could not tell them apart")
     return tuple(found)
-
-
-def _subjects(room: _Room) -> Subjects:
-    dataset, settings, originals = room.dataset, room.settings, room.originals
-    if dataset.identities is None:
-        wanted = dataset.keys[: settings.limit]
-        originals.prepare(wanted, room.report("finding faces"))
-        probes = tuple(key for key in wanted if originals.face(key) is not None)
-        found = Subjects(
-            pairs=(),
-            probes=probes,
-            people=probes,
-            fitting=(),
-            folds=0,
-            ranked=(),
-            dropped=len(wanted) - len(probes),
-        )
-    else:
-        found = _known_people(room)
-    if not found.probes:
-        reasons = next(iter(originals.unreadable.values()), "no face was found in any photo")
-        raise OptionError(f"there is nothing to evaluate: {reasons}")
-    return found
-
-
-def _known_people(room: _Room) -> Subjects:
-    dataset, settings, originals = room.dataset, room.settings, room.originals
-    chosen = dataset.genuine(settings.limit)
-    most = settings.threshold_pairs
-    if most is None and settings.limit is not None:
-        most = max(settings.limit, LEAST_FITTING)
-    allowed = {*dataset.genuine(most), *dataset.impostor(most)}
-    fitting: list[Pair] = [pair for pair in dataset.pairs if pair in allowed]
-    ranked = list(dataset.people(3).values())[: settings.ranked]
-    keys = [key for pair in (*chosen, *fitting) for key in (pair.first, pair.second)]
-    keys += [key for photos in ranked for key in photos[:3]]
-    originals.prepare(keys, room.report("finding faces"))
-    pairs, kept = usable(chosen, originals), usable(fitting, originals)
-    assert dataset.identities is not None
-    return Subjects(
-        pairs=pairs,
-        probes=tuple(pair.second for pair in pairs),
-        people=tuple(dataset.identities[pair.second] for pair in pairs),
-        fitting=kept,
-        folds=dataset.folds if len(kept) == len(dataset.pairs) else 0,
-        ranked=ranked_people(dataset, originals, settings.ranked) if settings.ranked else (),
-        dropped=len(chosen) - len(pairs),
-    )
 
 
 def _judges(room: _Room, subjects: Subjects) -> tuple[Judge, ...]:

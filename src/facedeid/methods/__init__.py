@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from facedeid.errors import OptionError
 from facedeid.methods.base import Deidentified, Method
 from facedeid.methods.classical import Blur, DownUp, Mask, Noise, Pixelate
+from facedeid.methods.embedding import FeatureEmbedding
 from facedeid.methods.fawkes import Fawkes
 from facedeid.methods.lgc import Lgc
 from facedeid.methods.tip_im import TipIm
@@ -15,7 +16,8 @@ from facedeid.methods.tip_im import TipIm
 __all__ = ["METHODS", "Deidentified", "Method", "create", "parse"]
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Blur, DownUp, Mask, Noise, Pixelate, Lgc, TipIm, Fawkes)
+    method.name: method
+    for method in (Blur, DownUp, Mask, Noise, Pixelate, FeatureEmbedding, Lgc, TipIm, Fawkes)
 }
 """Name -> class. A new method is one file, one entry here, one case in the contract test."""
 

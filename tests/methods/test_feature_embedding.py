@@ -1,0 +1,88 @@
+"""The embedding network that ships, on real faces, before a judge that it never saw."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from facedeid.errors import OptionError
+from facedeid.faces import Pasted, align, detect, frame, paste
+from facedeid.methods import create
+from facedeid.models import Models
+from facedeid.random import stream
+from facedeid.verification import find_again
+
+MODELS = Models()
+
+
+@pytest.fixture(scope="module", params=["astronaut", "hopper"])
+def portrait(request):
+    return request.getfixturevalue(request.param)
+
+
+def released(rgb: NDArray[np.uint8], **options: object):
+    """The face, the photo with it de-identified, and the method's facts."""
+    face = detect(rgb)[0]
+    place = frame(face, 256)
+    before = align(rgb, place)
+    points = torch.from_numpy(place.to_frame(face.landmarks)).float()[None]
+    result = create("feature-embedding", **options)(
+        before[None], MODELS, random=[stream(0, "portrait", 0)], landmarks=points
+    )
+    pasted = Pasted(face, place, before, result.faces[0], "change")
+    return face, paste(rgb, [pasted])[0], result.facts[0]
+
+
+def distance(rgb: NDArray[np.uint8], face, other: NDArray[np.uint8]) -> float:
+    judge = MODELS.recognizer("facedeid-mobile")
+    one, two = (judge.embed_photo(photo, [face.landmarks]) for photo in (rgb, other))
+    return float(judge.distance(one, two)[0])
+
+
+def test_the_dial_turns_from_nothing_to_another_person(portrait):
+    distances = []
+    for strength in (0.0, 0.5, 1.0):
+        face, photo, _ = released(portrait, strength=strength)
+        distances.append(distance(portrait, face, photo))
+    assert distances[0] == pytest.approx(0, abs=1e-3)
+    assert distances[0] < distances[1] < distances[2]
+    assert distances[2] > 0.4
+
+
+def test_the_face_stays_a_face_and_in_place(portrait):
+    face, photo, _ = released(portrait)
+    again = find_again(photo, face, "hog")
+    assert again is not None
+    moved = np.linalg.norm(again.landmarks - face.landmarks, axis=1).mean()
+    assert moved < 0.05 * (face.box[2] - face.box[0])
+
+
+def test_the_identity_is_drawn_or_given(portrait):
+    assert released(portrait, identity=7)[2] == {"identity": 7}
+    drawn = released(portrait)[2]
+    assert drawn == released(portrait)[2]
+    _, one, _ = released(portrait, identity=7)
+    _, two, _ = released(portrait, identity=8)
+    assert not np.array_equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"strength": 1.5}, "between 0 and 1"),
+        ({"identity": -1}, "number of a synthetic person"),
+    ],
+)
+def test_options_that_make_no_sense(options, complaint):
+    with pytest.raises(OptionError, match=complaint):
+        create("feature-embedding", **options)
+
+
+def test_an_identity_beyond_the_bank_is_refused(hopper):
+    with pytest.raises(OptionError, match="between 0 and 231"):
+        released(hopper, identity=232)
+
+
+def test_a_light_strength_is_warned_about():
+    assert create("feature-embedding", strength=0.5).warnings
+    assert not create("feature-embedding").warnings
