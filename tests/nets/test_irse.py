@@ -41,12 +41,13 @@ def test_channels_last_gives_the_same_embeddings() -> None:
 
 def test_identity_crop_and_input_gradient_match_psp(ir_se50: IrSe) -> None:
     wanted = golden("ir_se50")
-    x = uniform("id.x256", 1, 256).requires_grad_()
-    crop = psp_identity_crop(x)
-    embedding = ir_se50(crop)
-    (grad,) = torch.autograd.grad((embedding * tensor("id.cot", (1, 512))).sum(), x)
+    crop = psp_identity_crop(uniform("id.x256", 1, 256))
     assert distance(crop[..., ::4, ::4], wanted["pooled112_s4"]) < 1e-6
-    assert distance(embedding, wanted["emb256"]) < 1e-5
+    assert distance(ir_se50(crop), wanted["emb256"]) < 1e-5
+    # In float64: in float32 some CPUs put PReLUs on the other side of zero (1.5e-3).
+    x = uniform("id.x256", 1, 256).double().requires_grad_()
+    embedding = fill(IrSe()).eval().double()(psp_identity_crop(x))
+    (grad,) = torch.autograd.grad((embedding * tensor("id.cot", (1, 512))).sum(), x)
     # The stored gradient has a PReLU on the other side of zero: it is 2.7e-4 from float64.
     assert distance(grad[..., ::4, ::4], wanted["grad_x256_s4"]) < 5e-4
 

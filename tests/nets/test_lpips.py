@@ -33,12 +33,13 @@ def test_trunk_has_the_layout_of_torchvision(kind):
 def test_reproduces_the_authors_package(kind):
     stored, net = golden("lpips"), seeded(kind)
     assert net.kind == kind
-    a = stored["a"].requires_grad_()
-    depths = net(a, stored["b"], by_depth=True)
+    depths = net(stored["a"], stored["b"], by_depth=True)
     torch.testing.assert_close(depths, stored[f"{kind}/per_layer"], rtol=1e-4, atol=1e-7)
-    distance = net(a, stored["b"])
+    distance = net(stored["a"], stored["b"])
     torch.testing.assert_close(distance, stored[f"{kind}/dist"], rtol=1e-5, atol=0)
-    distance.sum().backward()
+    # In float64: in float32 some CPUs put ReLUs on the other side of zero (5e-3 of VGG's).
+    a = stored["a"].double().requires_grad_()
+    net.double()(a, stored["b"].double()).sum().backward()
     reference = stored[f"{kind}/grad_a"]
     assert (a.grad[:, :, ::4, ::4] - reference).norm() < 1e-4 * reference.norm()
 
