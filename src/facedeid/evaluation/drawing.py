@@ -8,15 +8,13 @@ apart, and go with markers.
 import contextlib
 import io
 import itertools
-import os
-import secrets
 import textwrap
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facedeid.errors import OptionError, OutputError
-from facedeid.imaging import TEMPORARY_PREFIX
+from facedeid.report import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +31,6 @@ __all__ = [
     "looks",
     "named",
     "save",
-    "store",
     "tall_enough",
 ]
 
@@ -193,24 +190,5 @@ def save(figure: "Figure", folder: Path, name: str, *, svg: bool = False) -> Pat
         buffer = io.BytesIO()
         with matplotlib.rc_context(STYLE):
             figure.savefig(buffer, format=ending, dpi=DPI, metadata=facts)
-        store(folder / f"{name}.{ending}", buffer.getvalue())
+        write_whole(folder / f"{name}.{ending}", [buffer.getvalue()])
     return folder / f"{name}.png"
-
-
-def store(path: Path, data: bytes, *, private: bool = False) -> None:
-    """Write a file under a temporary name and put it into its place when it is whole.
-
-    Raises:
-        OutputError: it cannot be written; what was there before still is.
-    """
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    try:
-        with open(os.open(temporary, flags, 0o600 if private else 0o666), "wb") as file:
-            file.write(data)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

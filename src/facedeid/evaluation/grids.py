@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from facedeid.errors import OptionError
-from facedeid.evaluation.drawing import store
+from facedeid.report import write_whole
 
 __all__ = ["GAIN", "identifies", "picture_grid", "signed_difference", "write_grid"]
 
@@ -101,7 +101,7 @@ def write_grid(path: Path, grid: Pixels) -> Path:
     facts.add_text(*MARK)
     buffer = io.BytesIO()
     Image.fromarray(grid).save(buffer, "PNG", pnginfo=facts, optimize=True)
-    store(path, buffer.getvalue(), private=True)
+    write_whole(path, [buffer.getvalue()], private=True)
     return path
 
 

@@ -15,7 +15,6 @@ from PIL import Image, PngImagePlugin
 from facedeid.errors import PhotoError
 from facedeid.evaluation import robustness
 from facedeid.evaluation.datasets import Dataset
-from facedeid.evaluation.drawing import store
 from facedeid.evaluation.embedding import Progress
 from facedeid.evaluation.fingerprints import code, digest, method_digest, slug
 from facedeid.evaluation.originals import Originals
@@ -26,6 +25,7 @@ from facedeid.faces import Face, Pasted, align, frame, native_size, paste
 from facedeid.methods import Method
 from facedeid.models import Models
 from facedeid.random import stream
+from facedeid.report import write_whole
 
 __all__ = ["Aligned", "Altered", "Releases", "text_of"]
 
@@ -182,7 +182,7 @@ class Releases(Views):
         Image.fromarray(rgb).save(buffer, "PNG", pnginfo=text, compress_level=1)
         path = self._path(key, draw)
         folder_of(path.parent)
-        store(path, buffer.getvalue(), private=True)
+        write_whole(path, [buffer.getvalue()], private=True)
         self._facts.pop((key, draw), None)
 
 

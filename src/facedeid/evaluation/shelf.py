@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedeid.errors import OutputError
-from facedeid.evaluation.drawing import store
+from facedeid.report import write_whole
 
 __all__ = ["Shelf", "folder_of"]
 
@@ -105,7 +105,9 @@ class Shelf:
             rows=np.stack([row for row, _ in held]),
             seconds=np.array([seconds for _, seconds in held]),
         )
-        store(self.folder / f"rows-{secrets.token_hex(8)}.npz", buffer.getvalue(), private=True)
+        write_whole(
+            self.folder / f"rows-{secrets.token_hex(8)}.npz", [buffer.getvalue()], private=True
+        )
 
     def _read(self, file: Path) -> None:
         try:

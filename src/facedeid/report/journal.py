@@ -123,18 +123,20 @@ def write_jsonl(
     write_whole(path, (json.dumps(line, allow_nan=False) + "\n" for line in lines))
 
 
-def write_whole(path: Path, chunks: Iterable[str], *, private: bool = False) -> None:
-    """Write a UTF-8 file under a temporary name and put it into its place when it is whole.
+def write_whole(path: Path, chunks: Iterable[str | bytes], *, private: bool = False) -> None:
+    """Write a file under a temporary name and put it into its place when it is whole.
+
+    Text is written as UTF-8. `private`: only the owner may read the file.
 
     Raises:
         OutputError: it cannot be written; what was there before still is.
     """
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
-        opened = os.open(temporary, flags, 0o600 if private else 0o666)
-        with open(opened, "w", encoding="utf-8", errors="replace", newline="\n") as file:
-            file.writelines(chunks)
+        with open(os.open(temporary, flags, 0o600 if private else 0o666), "wb") as file:
+            for chunk in chunks:
+                file.write(chunk if isinstance(chunk, bytes) else chunk.encode("utf-8", "replace"))
         temporary.replace(path)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error

@@ -240,11 +240,11 @@ class EmbeddingTask:
         return batch.cover + batch.mask * (made - batch.cover)
 
     @torch.no_grad()
-    def grid(self, model: nn.Module | None = None) -> Tensor:
+    def grid(self) -> Tensor:
         """Covers, at half and at full strength, change ×4: 3×H×W uint8."""
         source = self._held_out or self.training
         batch = source.draw(12, stream(0, "grid"), self.device, plain=True)
-        net = copy.deepcopy(self.model if model is None else model).eval()
+        net = copy.deepcopy(self.model).eval()
         made = [self._applied(net, batch, s) for s in (0.5, 1.0)]
         rows = [batch.cover, *made, (4 * (made[1] - batch.cover)).clamp(-1, 1)]
         pictures = [torch.cat(list((row + 1) * 127.5), 2) for row in rows]
