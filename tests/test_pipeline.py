@@ -1,6 +1,8 @@
 """One photo from end to end, judged from outside."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,8 +14,8 @@ import facedeid
 from facedeid import imaging
 from facedeid.errors import NoFaceError, OptionError, OutputError, UnprotectedError
 from facedeid.faces import detect
-from facedeid.methods import METHODS, create
-from facedeid.methods.classical import Blur
+from facedeid.methods import METHODS, Deidentified, Method, create
+from facedeid.methods.classical import Blur, Noise
 from facedeid.models import Models
 from facedeid.pipeline import Protected, Settings, protect, protect_file, protect_photo
 
@@ -88,6 +90,44 @@ def test_what_happens_to_an_unprotected_face_is_the_users_choice(
     if policy == "blur":
         assert face.method == "Blur(sigma=0.35)"
         assert np.abs(result.image.astype(int) - hopper).max() > 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Lottery(Method):
+    """Does nothing at first, and blurs from the draw whose number is over the bar."""
+
+    name: ClassVar[str] = "lottery"
+    summary: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    retries: ClassVar[int] = 40  # type: ignore[assignment]
+
+    def apply(self, faces, models, *, random, landmarks):
+        draws = [float(torch.rand(1, generator=g)) for g in random]
+        blurred = Blur(sigma=0.35)(faces, models, random=random, landmarks=landmarks).faces
+        chosen = torch.tensor(draws)[:, None, None, None] > 0.8
+        return Deidentified(torch.where(chosen, blurred, faces), ({"draw": draws[0]},))
+
+
+def test_another_draw_is_tried_before_a_photo_is_withheld(hopper: Array, models: Models) -> None:
+    for on_unprotected in ("fail", "release"):
+        result = protect(hopper, _Lottery(), models=models, seed=3, on_unprotected=on_unprotected)
+        (face,) = result.report.faces
+        assert result.report.status == "protected"
+        assert face.attempts > 1
+        assert face.facts["draw"] > 0.8
+        assert not face.fallback
+    with pytest.raises(UnprotectedError):
+        protect(hopper, Noise(sigma=1), models=models, seed=3)  # has one draw only
+
+
+def test_without_a_wish_a_face_is_embedded_with_another(hopper: Array, models: Models) -> None:
+    result = protect(hopper, models=models, seed=0)
+    (face,) = result.report.faces
+    assert result.report.status == "protected"
+    assert face.method is not None
+    assert face.method.startswith("FeatureEmbedding(")
+    assert face.verdict is not None
+    assert face.verdict.detected
 
 
 def test_a_method_that_knew_every_judge_proves_nothing(hopper: Array, models: Models) -> None:

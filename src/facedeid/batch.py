@@ -24,6 +24,7 @@ from typing import Any, Self
 import torch
 
 from facedeid import imaging, report
+from facedeid.defaults import METHOD
 from facedeid.errors import FacedeidError, OptionError, OutputError
 from facedeid.methods import Method
 from facedeid.models import Models
@@ -338,7 +339,7 @@ class _Interrupts:
 def protect_folder(
     inputs: str | Path | Sequence[str | Path],
     output: str | Path = "facedeid-out",
-    method: str | Method = "pixelate",
+    method: str | Method = METHOD,
     *,
     jobs: int = 1,
     resume: bool = False,
@@ -374,6 +375,8 @@ def protect_folder(
     if jobs < 1:
         raise OptionError(f"--jobs must be at least 1, got {jobs}")
     settings = Settings.of(method, options)
+    if (jobs > 1 or resume) and settings.method.options().get("album"):
+        raise OptionError("an album is remembered by one process: leave out --jobs and --resume")
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     folder = Path(output)
     sources, ignored = collect(given, folder)

@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from facedeid import __version__
+from facedeid.defaults import METHOD
 from facedeid.errors import FacedeidError, OptionError
 
 if TYPE_CHECKING:
@@ -70,7 +71,17 @@ def protect(
     ),
     method: Annotated[
         str, typer.Option("-m", "--method", help="NAME or NAME:option=value; see 'methods'.")
-    ] = "pixelate",
+    ] = METHOD,
+    strength: Annotated[
+        float | None, typer.Option(help="Of feature-embedding: 0 (nothing) to 1.")
+    ] = None,
+    identity: Annotated[
+        int | None, typer.Option(help="Of feature-embedding: the same synthetic person for all.")
+    ] = None,
+    album: Annotated[
+        bool | None,
+        typer.Option("--album", help="Of feature-embedding: each person as one synthetic person."),
+    ] = None,
     detector: Detector = "hog",
     min_face: MinFace = 24,
     require: Require = "library",
@@ -118,7 +129,8 @@ def protect(
     from facedeid.pipeline import Settings
     from facedeid.plan import Plan
 
-    chosen = parse(method)
+    given = {"strength": strength, "identity": identity, "album": album}
+    chosen = parse(method, **{k: v for k, v in given.items() if v is not None})
     for warning in chosen.warnings:
         err.print(f"[yellow]warning:[/] {escape(warning)}")
     if plan is not None and not plan.exists():

@@ -11,7 +11,7 @@ from facedeid import imaging
 from facedeid.batch import protect_folder
 from facedeid.errors import FacedeidError
 
-METHODS = ("pixelate", "blur", "mask:shape=ellipse,color=[120,120,120]")
+METHODS = ("feature-embedding", "pixelate", "blur", "mask:shape=ellipse,color=[120,120,120]")
 
 
 def portraits(folder: Path) -> None:

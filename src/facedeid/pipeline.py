@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facedeid import imaging
+from facedeid.defaults import METHOD
 from facedeid.errors import NoFaceError, OptionError, UnprotectedError
 from facedeid.faces import Face, Pasted, align, detect, frame, native_size, paste
 from facedeid.faces.detection import SMALLEST, finder
 from facedeid.imaging import Photo
 from facedeid.methods import Method, parse
-from facedeid.methods.classical import Blur, Mask, Pixelate
+from facedeid.methods.classical import Blur, Mask
 from facedeid.models import Models, Recognizer
 from facedeid.random import stream
 from facedeid.selection import Selection
@@ -76,7 +77,7 @@ class Settings:
     operating system.
     """
 
-    method: Method = field(default_factory=Pixelate)
+    method: Method = field(default_factory=lambda: parse(METHOD))
     detector: str = "hog"
     min_face: int = 24
     recognizers: tuple[str, ...] | None = None
@@ -137,6 +138,9 @@ class FaceReport:
     outcome: Outcome
     verdict: Verdict | None
     facts: Mapping[str, Any]
+    attempts: int = 1
+    """Candidates that were verified until this one, which is the last: passing after several is
+    weaker evidence than passing at once, because the recognisers that judge also chose."""
     perceptual: float | None = None
     """Distance of the aligned face to what is now in its place, by facedeid-lpips (not LPIPS)."""
 
@@ -210,6 +214,7 @@ class _Item:
     pasted: Pasted | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     fallback: bool = False
+    attempts: int = 1
     verdict: Verdict | None = None
     perceptual: float | None = None
 
@@ -284,13 +289,18 @@ def _attempts(
     stage: Stage,
     clock: _Clock,
 ) -> tuple[bool, Photo]:
-    """Try the method, then the fallbacks on what is still matched; released?, last candidate."""
+    """Try the method as often as it pays, then the fallbacks, on what is still matched.
+
+    Returns whether the last candidate was released, and that candidate.
+    """
     fallbacks = FALLBACKS if settings.on_unprotected == "blur" else ()
+    attempts = [settings.method] * (1 + settings.method.retries)
     todo = items
     written = photo
-    for method in (settings.method, *fallbacks):
+    for attempt, method in enumerate((*attempts, *fallbacks), 1):
         for item in todo:
             item.method, item.fallback = method, method is not settings.method
+            item.attempts = attempt
         _deidentify(photo, todo, settings, models, key, clock)
         with clock("paste"):
             rgb, touched = paste(photo.rgb, [i.pasted for i in items if i.pasted is not None])
@@ -302,7 +312,8 @@ def _attempts(
                 with clock("verify"):
                     _verify(items, written, recognizers, settings)
                 todo = [item for item in items if not (item.verdict and item.verdict.protected)]
-                if todo and settings.on_unprotected != "release":
+                last = settings.on_unprotected == "release" and attempt == len(attempts)
+                if todo and not last:
                     raise _Still
             return True, written
         except _Still:
@@ -354,7 +365,7 @@ def _deidentify(
                 result = method(
                     before,
                     models,
-                    random=[stream(settings.seed, *key, item.index) for item in batch],
+                    random=[_stream(item, settings, key) for item in batch],
                     landmarks=landmarks,
                 )
             for i, item in enumerate(batch):
@@ -367,6 +378,12 @@ def _deidentify(
                     carry=method.carry,
                     region=method.region,
                 )
+
+
+def _stream(item: _Item, settings: Settings, key: Sequence[str | int]) -> torch.Generator:
+    """The first attempt's stream is the one that `methods` documents; each other has its own."""
+    later = () if item.attempts == 1 else ("attempt", item.attempts)
+    return stream(settings.seed, *key, item.index, *later)
 
 
 def _without_faces(
@@ -449,6 +466,7 @@ def _report(item: _Item) -> FaceReport:
         outcome=item.verdict.outcome,
         verdict=item.verdict,
         facts=item.facts,
+        attempts=item.attempts,
         perceptual=item.perceptual,
     )
 
@@ -532,7 +550,7 @@ def protect_file(
 
 def protect(
     image: Any,
-    method: str | Method = "pixelate",
+    method: str | Method = METHOD,
     *,
     faces: Sequence[Face] | None = None,
     models: Models | None = None,

@@ -66,10 +66,41 @@ def test_the_identity_is_drawn_or_given(portrait):
     assert not np.array_equal(one, two)
 
 
+def test_of_several_tries_the_farthest_from_oneself_is_kept(portrait):
+    dlib = MODELS.recognizer("dlib")
+    own = None
+    distances = {}
+    for tries in (1, 2, 6):
+        face, photo, _ = released(portrait, tries=tries)
+        own = dlib.embed_photo(portrait, [face.landmarks]) if own is None else own
+        distances[tries] = float(dlib.distance(own, dlib.embed_photo(photo, [face.landmarks])))
+    assert distances[1] - 0.02 < distances[2] < distances[6] + 0.02
+    assert distances[6] > dlib.threshold("library")
+
+
+def test_an_album_shows_a_person_as_the_same_synthetic_one(hopper, astronaut):
+    models = Models()
+    method = create("feature-embedding", album=True)
+    found = []
+    for number, photo in enumerate((hopper, astronaut, hopper[:, ::-1] // 2 + 60)):
+        rgb = np.ascontiguousarray(photo)
+        face = detect(rgb)[0]
+        place = frame(face, 256)
+        points = torch.from_numpy(place.to_frame(face.landmarks)).float()[None]
+        random = [stream(number, "album", 0)]
+        faces = align(rgb, place)[None]
+        result = method(faces, models, random=random, landmarks=points)
+        found.append(result.facts[0]["identity"])
+    assert found[0] == found[2] != found[1]
+    assert not method.retries
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
         ({"strength": 1.5}, "between 0 and 1"),
+        ({"tries": 0}, "tries must lie between 1 and 64"),
+        ({"album": True, "identity": 3}, "exclude each other"),
         ({"identity": -1}, "number of a synthetic person"),
     ],
 )

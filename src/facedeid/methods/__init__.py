@@ -45,16 +45,17 @@ def create(name: str, **options: Any) -> Method:
     return kind(**options)
 
 
-def parse(text: str) -> Method:
+def parse(text: str, **more: Any) -> Method:
     """A method from text such as `pixelate`, `pixelate:cells=8` or `mask:color=[255,0,0]`.
 
     Options follow the name after a colon, separated by commas; values are JSON or bare words.
+    What is in `more` comes on top.
 
     Raises:
         OptionError: see `create`.
     """
     name, _, rest = text.partition(":")
-    return create(name.strip(), **_options(text, rest))
+    return create(name.strip(), **{**_options(text, rest), **more})
 
 
 def _options(text: str, rest: str) -> dict[str, Any]:

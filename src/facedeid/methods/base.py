@@ -56,6 +56,11 @@ class Method:
         return ()
 
     @property
+    def retries(self) -> int:
+        """How often another draw of the method is worth a try on a face that is still matched."""
+        return 0
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What a user should know before relying on these parameters."""
         return ()

@@ -19,13 +19,18 @@ __all__ = ["FeatureEmbedding"]
 CANDIDATES = 64
 """A face gets one of so many synthetic identities, those most like it: as in training."""
 
+RETRIES = 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureEmbedding(Method):
     """Hanawa, Ito and Aoki 2024, section 3, with the network that ships (its card says more).
 
     `strength` from 0 (nothing) to 1; `identity` is the number of a synthetic identity of the bank,
-    the same for every face, or None: each face draws one of the 64 most like it.
+    the same for every face, or None: each face draws `tries` of the 64 most like it, and gets the
+    one that takes it farthest from itself under dlib's recogniser (which the network was trained
+    against; no other recogniser is asked). In an `album`, a person whom dlib recognises from an
+    earlier photo gets the same synthetic identity again (`Models.album` remembers, in memory only).
     """
 
     name: ClassVar[str] = "feature-embedding"
@@ -33,17 +38,28 @@ class FeatureEmbedding(Method):
     source: ClassVar[str] = "Hanawa et al. 2024"
     strength: float = 1.0
     identity: int | None = None
+    tries: int = 4
+    album: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
             raise OptionError(f"strength must lie between 0 and 1, got {self.strength:g}")
         if self.identity is not None and self.identity < 0:
             raise OptionError(f"identity is the number of a synthetic person, got {self.identity}")
+        if self.album and self.identity is not None:
+            raise OptionError("album and identity exclude each other: give one of them")
+        if not 1 <= self.tries <= CANDIDATES:
+            raise OptionError(f"tries must lie between 1 and {CANDIDATES}, got {self.tries}")
 
     @property
     def surrogates(self) -> tuple[str, ...]:
         """The network was trained against these."""
         return CODED
+
+    @property
+    def retries(self) -> int:
+        """Other identities may do where these did not."""
+        return 0 if self.album or self.identity is not None else RETRIES
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -61,29 +77,47 @@ class FeatureEmbedding(Method):
         random: Sequence[torch.Generator],
         landmarks: Tensor | None,
     ) -> Deidentified:
-        """One forward pass; the facts name the synthetic identity of each face."""
-        codes = identity_codes(models)
-        chosen = self._chosen(faces, models, random, landmarks)
+        """One forward pass a try; the facts name the synthetic identity of each face."""
+        codes, dlib = identity_codes(models), models.recognizer("dlib")
         strength = torch.full((len(faces),), float(self.strength), device=models.device)
         batch = faces.to(models.device, memory_format=torch.channels_last)
-        made = models.embedding(batch, codes[chosen.to(models.device)], strength)
-        facts = tuple({"identity": int(i)} for i in chosen)
-        return Deidentified(made.to(faces.device).contiguous(), facts)
 
-    def _chosen(
-        self,
-        faces: Tensor,
-        models: "Models",
-        random: Sequence[torch.Generator],
-        landmarks: Tensor | None,
-    ) -> Tensor:
-        """Per face the number of its synthetic identity."""
+        def embedded(identities: Tensor) -> Tensor:
+            made: Tensor = models.embedding(batch, codes[identities.to(models.device)], strength)
+            return made.to(faces.device).contiguous()
+
         if self.identity is not None:
-            count = len(models.identities("dlib"))
-            if self.identity >= count:
-                raise OptionError(f"identity must lie between 0 and {count - 1}")
-            return torch.full((len(faces),), self.identity)
-        own = models.recognizer("dlib").embed(faces, landmarks)
+            chosen = self._fixed(len(faces), models)
+            return Deidentified(embedded(chosen), _facts(chosen))
+        own = dlib.embed(faces, landmarks)
         near = lookalikes(own, models, CANDIDATES)
-        draws = [int(torch.randint(near.shape[1], (1,), generator=g)) for g in random]
-        return near[torch.arange(len(faces)), torch.tensor(draws)]
+        order = torch.stack([torch.randperm(near.shape[1], generator=g) for g in random])
+        drawn = near.gather(1, order[:, : self.tries])
+        if self.album:
+            for i, vector in enumerate(own):
+                known = models.album.find(vector, dlib)
+                if known is not None:
+                    drawn[i] = known
+        best, chosen, farthest = faces, drawn[:, 0], torch.full((len(faces),), -1.0)
+        for identities in drawn.T:
+            made = embedded(identities)
+            distance = dlib.distance(own, dlib.embed(made, landmarks)).cpu()
+            better = distance > farthest
+            best = torch.where(better.to(faces.device)[:, None, None, None], made, best)
+            chosen = torch.where(better, identities, chosen)
+            farthest = torch.where(better, distance, farthest)
+        if self.album:
+            for vector, identity in zip(own, chosen.tolist(), strict=True):
+                models.album.add(vector, identity)
+        return Deidentified(best, _facts(chosen))
+
+    def _fixed(self, count: int, models: "Models") -> Tensor:
+        known = len(models.identities("dlib"))
+        assert self.identity is not None
+        if self.identity >= known:
+            raise OptionError(f"identity must lie between 0 and {known - 1}")
+        return torch.full((count,), self.identity)
+
+
+def _facts(chosen: Tensor) -> tuple[dict[str, int], ...]:
+    return tuple({"identity": int(i)} for i in chosen)

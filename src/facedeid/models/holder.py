@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from facedeid.errors import OptionError
+from facedeid.models.album import Album
 from facedeid.models.naming import specified
 from facedeid.models.recognizers import Recognizer
 from facedeid.models.registry import JUDGES, RECOGNIZERS
@@ -38,6 +39,7 @@ class Models:
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise OptionError("--device cuda: this machine or this PyTorch has no CUDA; use cpu")
         self._recognizers: dict[str, Recognizer] = {}
+        self.album = Album()
 
     @cached_property
     def perceptual(self) -> Lpips:
@@ -84,7 +86,7 @@ class Models:
 
     def __getstate__(self) -> dict[str, Any]:
         """Workers get the device, and read their own networks."""
-        return {"device": self.device, "_recognizers": {}}
+        return {"device": self.device, "_recognizers": {}, "album": Album()}
 
     def recognizer(self, name: str) -> Recognizer:
         """The recogniser of that name; see `facedeid.models.naming` for its options.

@@ -103,6 +103,7 @@ def _face(face: "FaceReport") -> dict[str, Any]:
         "landmarks_from": face.landmarks_from,
         "method": None if face.method is None else _text(face.method),
         "fallback": face.fallback,
+        "attempts": face.attempts,
         "outcome": face.outcome,
         "disagreement": verdict.disagreement if verdict else False,
         "evidence": list(dict.fromkeys(counting)),

@@ -64,10 +64,10 @@ class EmbeddingRecipe:
     width: float = 0.5
     levels: int = 4
     limit: float = 0.4
-    identity: float = 4.0
+    identity: float = 6.0
     """Weight of both identity terms, mean over the recognisers."""
     perceptual: float = 3.0
-    structure: float = 1.5
+    structure: float = 2.0
     pixels: float = 4.0
     """Weight of the squared change, five times that at the eyes (gaze)."""
     colour: float = 30.0
@@ -82,7 +82,7 @@ class EmbeddingRecipe:
     guides: tuple[str, ...] = CODED
     """Recognisers in the loss, dlib among them."""
     together: int = 2
-    """Guides in one step, dlib and others in turn; all of them cost much and gain little."""
+    """Guides in one step, in turn; all of them cost much and gain little."""
 
     def task(
         self, data: Faces, teachers: Sequence[str], out: Path, device: torch.device, seed: int
@@ -181,11 +181,9 @@ class EmbeddingTask:
         return self.model.get_submodule("critic")
 
     def _asked(self, step: int) -> list[Recognizer]:
-        """The guides of a step: dlib, and the others in turn."""
-        others = [r for r in self.guides if r.name != "dlib"]
-        count = min(self.recipe.together - 1, len(others))
-        turn = [others[(step * count + i) % len(others)] for i in range(count)]
-        return [self.models.recognizer("dlib"), *turn]
+        """The guides of a step, in turn."""
+        count = min(self.recipe.together, len(self.guides))
+        return [self.guides[(step * count + i) % len(self.guides)] for i in range(count)]
 
     def _identity(
         self,
