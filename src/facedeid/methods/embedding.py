@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["FeatureEmbedding"]
 
-CANDIDATES = 64
+CANDIDATES = 128
 """A face gets one of so many synthetic identities, those most like it: as in training."""
 
 RETRIES = 2
+FAR = 0.8
+"""Farther from oneself (dlib's scale; 0.6 is another person) is not worth a visible change."""
+WEIGHT = 3.0
+"""Of the perceptual distance, beside dlib's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +31,11 @@ class FeatureEmbedding(Method):
     """Hanawa, Ito and Aoki 2024, section 3, with the network that ships (its card says more).
 
     `strength` from 0 (nothing) to 1; `identity` is the number of a synthetic identity of the bank,
-    the same for every face, or None: each face draws `tries` of the 64 most like it, and gets the
-    one that takes it farthest from itself under dlib's recogniser (which the network was trained
-    against; no other recogniser is asked). In an `album`, a person whom dlib recognises from an
-    earlier photo gets the same synthetic identity again (`Models.album` remembers, in memory only).
+    the same for every face, or None: each face draws `tries` of the 128 most like it, and gets the
+    one that changes least to the eye among those that take it far enough from itself under dlib's
+    recogniser (which the network was trained against; no other recogniser is asked). In an
+    `album`, a person whom dlib recognises from an earlier photo gets the same synthetic identity
+    again (`Models.album` remembers, in memory only).
     """
 
     name: ClassVar[str] = "feature-embedding"
@@ -38,7 +43,7 @@ class FeatureEmbedding(Method):
     source: ClassVar[str] = "Hanawa et al. 2024"
     strength: float = 1.0
     identity: int | None = None
-    tries: int = 4
+    tries: int = 6
     album: bool = False
 
     def __post_init__(self) -> None:
@@ -98,14 +103,15 @@ class FeatureEmbedding(Method):
                 known = models.album.find(vector, dlib)
                 if known is not None:
                     drawn[i] = known
-        best, chosen, farthest = faces, drawn[:, 0], torch.full((len(faces),), -1.0)
+        best, chosen, highest = faces, drawn[:, 0], torch.full((len(faces),), -torch.inf)
         for identities in drawn.T:
             made = embedded(identities)
             distance = dlib.distance(own, dlib.embed(made, landmarks)).cpu()
-            better = distance > farthest
+            score = distance.clamp_max(FAR) - WEIGHT * models.perceptual(faces, made).cpu()
+            better = score > highest
             best = torch.where(better.to(faces.device)[:, None, None, None], made, best)
             chosen = torch.where(better, identities, chosen)
-            farthest = torch.where(better, distance, farthest)
+            highest = torch.where(better, score, highest)
         if self.album:
             for vector, identity in zip(own, chosen.tolist(), strict=True):
                 models.album.add(vector, identity)
