@@ -19,7 +19,7 @@ __all__ = ["FeatureEmbedding"]
 CANDIDATES = 128
 """A face gets one of so many synthetic identities, those most like it: as in training."""
 
-RETRIES = 2
+RETRIES = 4
 FAR = 0.8
 """Farther from oneself (dlib's scale; 0.6 is another person) is not worth a visible change."""
 WEIGHT = 3.0
