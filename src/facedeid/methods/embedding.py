@@ -22,8 +22,11 @@ CANDIDATES = 128
 RETRIES = 4
 FAR = 0.8
 """Farther from oneself (dlib's scale; 0.6 is another person) is not worth a visible change."""
-WEIGHT = 3.0
-"""Of the perceptual distance, beside dlib's."""
+CHANGE = 3.0
+UNLIKE = 0.5
+BEARD = 3.0
+"""What a visible change, a synthetic person unlike the face, and a darker upper lip (a moustache
+where there was none) weigh beside distance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +35,10 @@ class FeatureEmbedding(Method):
 
     `strength` from 0 (nothing) to 1; `identity` is the number of a synthetic identity of the bank,
     the same for every face, or None: each face draws `tries` of the 128 most like it, and gets the
-    one that changes least to the eye among those that take it far enough from itself under dlib's
-    recogniser (which the network was trained against; no other recogniser is asked). In an
-    `album`, a person whom dlib recognises from an earlier photo gets the same synthetic identity
-    again (`Models.album` remembers, in memory only).
+    one that suits it best and shows least (no moustache where there was none) among those that
+    take it far enough from itself under dlib's recogniser (which the network was trained against;
+    no other recogniser is asked). In an `album`, a person whom dlib recognises from an earlier
+    photo gets the same synthetic identity again (`Models.album` remembers, in memory only).
     """
 
     name: ClassVar[str] = "feature-embedding"
@@ -43,7 +46,7 @@ class FeatureEmbedding(Method):
     source: ClassVar[str] = "Hanawa et al. 2024"
     strength: float = 1.0
     identity: int | None = None
-    tries: int = 6
+    tries: int = 8
     album: bool = False
 
     def __post_init__(self) -> None:
@@ -107,7 +110,10 @@ class FeatureEmbedding(Method):
         for identities in drawn.T:
             made = embedded(identities)
             distance = dlib.distance(own, dlib.embed(made, landmarks)).cpu()
-            score = distance.clamp_max(FAR) - WEIGHT * models.perceptual(faces, made).cpu()
+            unlike = dlib.distance(own, models.identities("dlib")[identities]).cpu()
+            shown = CHANGE * models.perceptual(faces, made).cpu() + UNLIKE * unlike
+            shown = shown + BEARD * _upper_lip(faces - made, landmarks).relu().cpu()
+            score = distance.clamp_max(FAR) - shown
             better = score > highest
             best = torch.where(better.to(faces.device)[:, None, None, None], made, best)
             chosen = torch.where(better, identities, chosen)
@@ -123,6 +129,21 @@ class FeatureEmbedding(Method):
         if self.identity >= known:
             raise OptionError(f"identity must lie between 0 and {known - 1}")
         return torch.full((count,), self.identity)
+
+
+def _upper_lip(change: Tensor, landmarks: Tensor | None) -> Tensor:
+    """Mean of a change N×3×S×S between nose and mouth, by landmarks N×68×2: N; 0 without them."""
+    if landmarks is None:
+        return change.new_zeros(len(change))
+    means = []
+    for one, points in zip(change, landmarks.tolist(), strict=True):
+        (left, _), (right, _) = points[49], points[53]
+        nose, lip = points[33][1], points[51][1]
+        columns = slice(max(0, round(left)), max(0, round(right)) + 1)
+        rows = slice(max(0, round((3 * nose + lip) / 4)), max(0, round(lip)) + 1)
+        area = one[:, rows, columns]
+        means.append(area.mean() if area.numel() else one.new_zeros(()))
+    return torch.stack(means)
 
 
 def _facts(chosen: Tensor) -> tuple[dict[str, int], ...]:
