@@ -9,6 +9,7 @@ import facedeid
 
 ROOMS = [
     "errors",
+    "defaults",
     "landmarks",
     "imaging",
     "random",
