@@ -56,6 +56,41 @@ def test_version_help_and_methods(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no method is called 'emoji'" in text
 
 
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--strength", "0.5", "-m", "blur"], "blur has no option 'strength'"),
+        (["--strength", "3"], "strength must lie between 0 and 1"),
+        (["--identity", "4", "--album"], "album and identity exclude each other"),
+        (["--album", "-j", "2"], "an album is remembered by one process"),
+    ],
+)
+def test_wishes_that_do_not_fit_the_method(
+    words: list[str],
+    complaint: str,
+    hopper_path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, text = run("protect", hopper_path, "-o", tmp_path / "out", *words, capsys=capsys)
+    assert code == 2
+    assert complaint in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_dial_reaches_the_method(
+    hopper_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ["--strength", "0.4", "--identity", "7", "--on-unprotected", "release"]
+    run("protect", hopper_path, "-o", out, *words, capsys=capsys)
+    lines = (out / "facedeid-report.jsonl").read_text().splitlines()
+    photos = [json.loads(line) for line in lines if '"type": "photo"' in line]
+    (face,) = photos[0]["faces"]
+    assert "strength=0.4" in face["method"]
+    assert face["facts"] == {"identity": 7}
+
+
 def test_protect_an_album(album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     originals = {p: p.read_bytes() for p in album.rglob("*") if p.is_file()}
     target = tmp_path / "out"
