@@ -35,7 +35,7 @@ def match(recognizer="dlib", distance=0.8, *, aligned="fresh", threshold=0.6, wh
     )
 
 
-def face(*matches, index=0, detected=True, facts=None, fallback=False):
+def face(*matches, index=0, detected=True, facts=None, fallback=False, attempts=1):
     verdict = Verdict(detected=detected, matches=matches)
     return FaceReport(
         index=index,
@@ -44,6 +44,7 @@ def face(*matches, index=0, detected=True, facts=None, fallback=False):
         landmarks_from="dlib",
         method="Pixelate(cells=5)",
         fallback=fallback,
+        attempts=attempts,
         outcome=verdict.outcome,
         verdict=verdict,
         facts=facts or {},
@@ -445,13 +446,16 @@ def test_unfinished_and_perfect_runs_say_so(tmp_path, run):
 
 def test_cards_show_distances_and_what_counts(tmp_path, run):
     matches = (match(distance=0.9), match("arc", 0.25, white_box=True), match("nan", math.nan))
-    text = page(tmp_path, [run, line("a.jpg", face(*matches, fallback=True), status="withheld")])
+    text = page(
+        tmp_path, [run, line("a.jpg", face(*matches, fallback=True, attempts=3), status="withheld")]
+    )
     assert "--d:75.0%" in text
     assert "0.900" in text
     assert "✕ 0.250" in text
     assert "no value" in text
     assert "recognisers disagree" in text
     assert "by fallback" in text
+    assert "attempt 3" in text
     assert "its match counts all the same" in text
     independent = page(tmp_path, [run, line("a.jpg", face(match("arc", white_box=True)))])
     assert "does not count as evidence" in independent

@@ -20,6 +20,7 @@ CANDIDATES = 128
 """A face gets one of so many synthetic identities, those most like it: as in training."""
 
 RETRIES = 4
+"""Further attempts before a face is given up."""
 FAR = 0.8
 """Farther from oneself (dlib's scale; 0.6 is another person) is not worth a visible change."""
 CHANGE = 3.0
@@ -111,7 +112,8 @@ class FeatureEmbedding(Method):
             made = embedded(identities)
             distance = dlib.distance(own, dlib.embed(made, landmarks)).cpu()
             unlike = dlib.distance(own, models.identities("dlib")[identities]).cpu()
-            shown = CHANGE * models.perceptual(faces, made).cpu() + UNLIKE * unlike
+            change = models.perceptual(batch, made.to(models.device)).cpu()
+            shown = CHANGE * change + UNLIKE * unlike
             shown = shown + BEARD * _upper_lip(faces - made, landmarks).relu().cpu()
             score = distance.clamp_max(FAR) - shown
             better = score > highest

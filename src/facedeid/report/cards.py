@@ -95,6 +95,8 @@ def _badges(face: Record) -> Markup:
     badges = [badge(*OUTCOMES.get(face["outcome"], (face["outcome"], "bad")))]
     if face["fallback"]:
         badges.append(badge("by fallback", "warn"))
+    if face.get("attempts", 1) > 1:  # earlier versions did not say
+        badges.append(badge(f"attempt {face['attempts']}", "warn"))
     if face["disagreement"]:
         badges.append(badge("recognisers disagree", "warn"))
     if face["outcome"] != "kept" and not face["evidence"]:
