@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from facedeid.evaluation.datasets import Dataset
 from facedeid.evaluation.intervals import Bootstrap
 from facedeid.evaluation.judges import Judge
-from facedeid.evaluation.metrics import pairwise
+from facedeid.evaluation.metrics import found_by_rank, pairwise
 from facedeid.evaluation.originals import Originals
 from facedeid.evaluation.protocols import ALIGNED
 from facedeid.evaluation.tables import Estimate
@@ -70,10 +70,7 @@ def cmc_of_probes(distances: NDArray[np.float64], valid: NDArray[np.bool_]) -> N
         distances: P×P, of probes to the gallery; person i of both is the same one.
         valid: P truths.
     """
-    own = distances.diagonal()[:, None]
-    before, tied = (distances < own).sum(1)[:, None], (distances == own).sum(1)[:, None]
-    ranks = np.arange(1, len(distances) + 1)
-    found = np.clip((ranks - before) / np.maximum(tied, 1), 0, 1)
+    found = found_by_rank(distances, distances.diagonal()[:, None])
     return np.asarray(np.where(valid[:, None], found, 0.0))
 
 

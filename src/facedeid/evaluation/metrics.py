@@ -30,6 +30,7 @@ __all__ = [
     "cmc",
     "detection_rate",
     "face_region",
+    "found_by_rank",
     "identity_distance",
     "identity_similarity",
     "landmark_displacement",
@@ -288,9 +289,16 @@ def cmc(
         i = place[person]
         nearest[:, i] = np.minimum(nearest[:, i], found[:, column])
     own = nearest[np.arange(len(found)), [place[person] for person in probe_ids]][:, None]
-    before, tied = (nearest < own).sum(1)[:, None], (nearest == own).sum(1)[:, None]
-    ranks = np.arange(1, len(people) + 1)
-    return np.asarray(np.clip((ranks - before) / tied, 0, 1).mean(0))
+    return np.asarray(found_by_rank(nearest, own).mean(0))
+
+
+def found_by_rank(distances: NDArray[np.float64], own: NDArray[np.float64]) -> NDArray[np.float64]:
+    """N×P distances to people, N×1 to the right one, which is among them -> N×P: probability that
+    it is among the first r (column r - 1), people at the same distance being ordered by lot.
+    """
+    before, tied = (distances < own).sum(1)[:, None], (distances == own).sum(1)[:, None]
+    ranks = np.arange(1, distances.shape[1] + 1)
+    return np.asarray(np.clip((ranks - before) / tied, 0, 1))
 
 
 def rank_n(curve: NDArray[np.float64], n: int) -> float:

@@ -6,7 +6,7 @@ They run on any recogniser that passes gradients on, or on several at once.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,7 +18,9 @@ from facedeid.models import Recognizer, recognizer_name
 if TYPE_CHECKING:
     from facedeid.models import Models
 
-__all__ = ["Adversarial", "Embed", "Surrogates", "in_cube", "number"]
+__all__ = ["Adversarial", "Embed", "Norm", "Surrogates", "check_attack", "in_cube", "number"]
+
+Norm = Literal["linf", "l2"]
 
 Embed = Callable[[Tensor, Tensor], Tensor]
 """Pictures N×3×S×S in 0..255 and the numbers of their faces in the batch, N -> features N×D."""
@@ -35,6 +37,18 @@ def number(name: str, value: float, low: float, high: float) -> None:
     """
     if not low <= value <= high:
         raise OptionError(f"{name} must lie between {low:g} and {high:g}, got {value:g}")
+
+
+def check_attack(radius: float, iterations: int, norm: str) -> None:
+    """Check what attacks within a radius have in common.
+
+    Raises:
+        OptionError: a number lies outside its range, or the norm is unknown.
+    """
+    number("radius", radius, 0.5, 64)
+    number("iterations", iterations, 1, 10_000)
+    if norm not in get_args(Norm):
+        raise OptionError(f"norm must be linf or l2, got {norm!r}")
 
 
 def in_cube(candidates: Tensor, centre: Tensor, radius: float) -> Tensor:

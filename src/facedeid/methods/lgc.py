@@ -2,22 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from facedeid.errors import OptionError
 from facedeid.landmarks import MEAN_FACE
-from facedeid.methods.adversarial import Adversarial, Embed, Surrogates, in_cube, number
+from facedeid.methods.adversarial import Adversarial, Embed, Norm, Surrogates, check_attack, in_cube
 from facedeid.optimize import Momentum, Problem, descend, rms_unit
 
 if TYPE_CHECKING:
     from facedeid.models import Models
 
-__all__ = ["Lgc", "Norm", "cutout", "dodge"]
+__all__ = ["Lgc", "cutout", "dodge"]
 
-Norm = Literal["linf", "l2"]
 CUTS = 4
 """Landmarks that are covered in each iteration, of those that are not the chin's."""
 FIRST = 17
@@ -121,10 +119,7 @@ class Lgc(Adversarial):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("radius", self.radius, 0.5, 64)
-        number("iterations", self.iterations, 1, 10_000)
-        if self.norm not in ("linf", "l2"):
-            raise OptionError(f"norm must be linf or l2, got {self.norm!r}")
+        check_attack(self.radius, self.iterations, self.norm)
 
     def attack(
         self,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,15 @@ from torch import Tensor
 from facedeid import imaging
 from facedeid.errors import OptionError
 from facedeid.faces import align, detect, frame
-from facedeid.methods.adversarial import Adversarial, Embed, Surrogates, in_cube, number
+from facedeid.methods.adversarial import (
+    Adversarial,
+    Embed,
+    Norm,
+    Surrogates,
+    check_attack,
+    in_cube,
+    number,
+)
 from facedeid.optimize import Momentum, Problem, descend, rms_unit
 
 if TYPE_CHECKING:
@@ -115,7 +123,7 @@ def impersonate(
     *,
     radius: float,
     iterations: int,
-    norm: Literal["linf", "l2"] = "l2",
+    norm: Norm = "l2",
     gamma: float = 0.0,
     diversify: Diversify | None = None,
 ) -> Tensor:
@@ -157,18 +165,15 @@ class TipIm(Adversarial):
     radius: float = 12
     iterations: int = 100
     targets: int = 10
-    norm: Literal["l2", "linf"] = "l2"
+    norm: Norm = "l2"
     gamma: float = 0.0
     images: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("radius", self.radius, 0.5, 64)
-        number("iterations", self.iterations, 1, 10_000)
+        check_attack(self.radius, self.iterations, self.norm)
         number("targets", self.targets, 1, 1000)
         number("gamma", self.gamma, 0, 1e6)
-        if self.norm not in ("linf", "l2"):
-            raise OptionError(f"norm must be linf or l2, got {self.norm!r}")
 
     def attack(
         self,
