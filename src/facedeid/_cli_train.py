@@ -23,7 +23,7 @@ def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="recognizer, perceptual, feature-embedding or feature-embedding-paper."
+            help="recognizer, perceptual, feature-embedding[-paper] or identity-dp[-paper]."
         ),
     ],
     data: Annotated[
@@ -33,7 +33,7 @@ def train(
     teacher: Annotated[
         list[str] | None,
         typer.Option(
-            help="dlib, or an .onnx or .safetensors file; for feature-embedding-paper "
+            help="dlib, or an .onnx or .safetensors file; for the paper recipes "
             "recognizer=NAME, vgg19=FILE, lpips=FILE, generated=FOLDER, object=FOLDER (repeatable)."
         ),
     ] = None,

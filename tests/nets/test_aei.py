@@ -6,7 +6,7 @@ from seedweights import fill, tensor, value
 from torch.nn import functional as F
 
 from facedeid.errors import OptionError, WeightsError
-from facedeid.nets.aei import AEIConfig, AEINet, FusionGenerator, _Block
+from facedeid.nets.aei import AEIConfig, AEINet, FusionGenerator, IdentityNet, _Block
 from facedeid.nets.aei_layouts import _RENAME, CONFIGS, load_aei, official_keys, part
 
 LAYOUTS = [
@@ -175,3 +175,59 @@ def test_the_identity_decides_only_where_the_mask_lets_it():
 def test_impossible_configurations_are_refused(options):
     with pytest.raises(OptionError):
         AEIConfig(**options)
+
+
+def test_a_folded_network_works_at_a_quarter_of_the_pixels():
+    config = AEIConfig(size=64, fold=2, pixels=True, identity=16, width=1 / 8, convolutions=1)
+    assert config.maps == 5
+    net = AEINet(config).eval()
+    faces = tensor("faces", (2, 3, 64, 64)).clamp(-1, 1)
+    made, maps = net(faces, F.normalize(tensor("identity", (2, 16))))
+    assert made.shape == faces.shape
+    assert [m.shape[-1] for m in maps] == [2, 4, 8, 16, 32]
+    assert [m.shape[1] for m in maps] == [config.attribute_channels(k) for k in range(5)]
+    assert torch.equal(maps[-1][:, -12:], F.pixel_unshuffle(faces, 2))
+
+
+def test_channels_double_so_often_and_no_more():
+    config = AEIConfig(width=1 / 8, doublings=2)
+    assert [config.channels(level) for level in range(5)] == [4, 8, 16, 16, 16]
+
+
+@pytest.mark.parametrize("options", [{"size": 48}, {"size": 64, "fold": 16}, {"fold": 3}])
+def test_sides_that_do_not_halve_are_refused(options):
+    with pytest.raises(OptionError, match="power of two"):
+        AEIConfig(**options)
+
+
+class TestIdentityNet:
+    def net(self):
+        return IdentityNet(width=1 / 8).eval()
+
+    def test_it_starts_as_the_identity(self):
+        faces = tensor("faces", (2, 3, 256, 256)).clamp(-1, 1)
+        with torch.no_grad():
+            made = self.net()(faces, F.normalize(tensor("identity", (2, 128))))
+        assert torch.equal(made, faces)
+
+    def test_the_change_is_bounded_and_follows_the_identity(self):
+        net = fill(self.net())
+        faces = tensor("faces", (1, 3, 256, 256)).clamp(-1, 1).expand(2, -1, -1, -1)
+        with torch.no_grad():
+            made = net(faces, F.normalize(tensor("identity", (2, 128))))
+        assert not torch.allclose(made[0], made[1])
+        assert (made - faces).abs().max() <= net.limit + 1e-6
+
+    def test_identities_are_centred_unit_vectors(self):
+        net = self.net()
+        net.centre = tensor("centre", (128,))
+        vectors = tensor("vectors", (3, 128))
+        units = net.unit(vectors)
+        assert torch.allclose(units.norm(dim=1), torch.ones(3))
+        assert torch.allclose(units, F.normalize(vectors - net.centre))
+        assert torch.allclose(net.unit(net.centre + 3 * (vectors - net.centre)), units, atol=1e-6)
+
+    def test_the_attributes_do_not_know_the_identity_vector(self):
+        net = fill(self.net())
+        maps = net.attributes(tensor("faces", (2, 3, 256, 256)))
+        assert [m.shape[-1] for m in maps] == [2, 4, 8, 16, 32, 64]

@@ -16,20 +16,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from facedeid.errors import OptionError
+from facedeid.nets.residual import changed, small
 
-__all__ = ["AEIConfig", "AEINet", "AdaptiveAttention", "AttributeEncoder", "FusionGenerator"]
+__all__ = [
+    "AEIConfig",
+    "AEINet",
+    "AdaptiveAttention",
+    "AttributeEncoder",
+    "FusionGenerator",
+    "IdentityNet",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AEIConfig:
     """The shape of an AEI-Net; the defaults are IdentityDP's 256 px network, 184 M parameters.
 
-    The number of attribute maps and of AAD blocks is n = log2(size): the encoder goes down to
-    2×2. Channels are 32, 64, ... up to 1024 at full width.
+    The number of attribute maps and of AAD blocks is n = log2(size / fold): the encoder goes down
+    to 2×2. Channels are 32, 64, ... up to 1024 at full width.
     """
 
     size: int = 256
-    """Side of the face: a power of two from 8 up."""
+    """Side of the face: `fold` times a power of two from 8 up."""
     identity: int = 512
     """Length of the identity vector."""
     width: float = 1.0
@@ -48,17 +56,32 @@ class AEIConfig:
     """How the attribute encoder's way up takes in its way down (U-Net or LinkNet)."""
     bias: bool = False
     """Biases on the 4×4 and 3×3 convolutions."""
+    doublings: int = 5
+    """How often the channels double on the way down."""
+    fold: int = 1
+    """Side of the blocks of pixels that become channels before the first convolution, and pixels
+    again after the last: the finest resolutions, the dearest ones, are then left out."""
+    pixels: bool = False
+    """Whether the (folded) face itself is part of the finest attribute map."""
 
     def __post_init__(self) -> None:
-        if self.size < 8 or self.size & (self.size - 1):
-            raise OptionError(f"size must be a power of two from 8 up, got {self.size}")
-        if self.base < 1 or self.identity < 1 or self.convolutions < 1:
+        side = self.size // self.fold if self.fold > 0 and self.size % self.fold == 0 else 0
+        if side < 8 or side & (side - 1):
+            raise OptionError(
+                f"size / fold must be a power of two from 8 up, got {self.size} / {self.fold}"
+            )
+        if self.base < 1 or self.identity < 1 or self.convolutions < 1 or self.doublings < 0:
             raise OptionError("width, identity and convolutions must leave at least one of each")
 
     @property
     def maps(self) -> int:
         """n, the number of attribute maps."""
-        return self.size.bit_length() - 1
+        return (self.size // self.fold).bit_length() - 1
+
+    @property
+    def colours(self) -> int:
+        """Channels of a folded face."""
+        return 3 * self.fold**2
 
     @property
     def base(self) -> int:
@@ -66,15 +89,16 @@ class AEIConfig:
         return round(32 * self.width)
 
     def channels(self, level: int) -> int:
-        """Channels at level 0 (half of the full size), 1, ...; doubled up to 32 × the first."""
-        return self.base << min(level, 5)
+        """Channels at level 0 (half of the full size), 1, ...; doubled `doublings` times."""
+        return self.base << min(level, self.doublings)
 
     def attribute_channels(self, index: int) -> int:
         """Channels of attribute map 0 (2×2) ... n - 1 (full size)."""
         if index == 0:
             return self.channels(self.maps - 2)
         joined = self.channels(max(self.maps - 2 - index, 0))
-        return 2 * joined if self.skip == "concat" else joined
+        extra = self.colours if self.pixels and index == self.maps - 1 else 0
+        return (2 * joined if self.skip == "concat" else joined) + extra
 
 
 def _norm(config: AEIConfig, channels: int) -> nn.Module:
@@ -97,8 +121,9 @@ class AttributeEncoder(nn.Module):
     def __init__(self, config: AEIConfig) -> None:
         super().__init__()
         self.concat = config.skip == "concat"
+        self.fold, self.pixels = config.fold, config.pixels
         deepest = config.maps - 2
-        widths = [3, *(config.channels(level) for level in range(deepest + 1))]
+        widths = [config.colours, *(config.channels(level) for level in range(deepest + 1))]
         self.down = nn.ModuleList(
             _stage(nn.Conv2d(a, b, 4, 2, 1, bias=config.bias), b) for a, b in pairwise(widths)
         )
@@ -109,7 +134,8 @@ class AttributeEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Attribute maps of a batch of faces, coarse to fine."""
-        skips = []
+        skips, folded = [], F.pixel_unshuffle(x, self.fold)
+        x = folded
         for stage in self.down:
             x = stage(x)
             skips.append(x)
@@ -118,7 +144,8 @@ class AttributeEncoder(nn.Module):
             x = stage(maps[-1])
             skip = skips.pop()
             maps.append(torch.cat([x, skip], 1) if self.concat else x + skip)
-        return [*maps, _resized(maps[-1])]
+        finest = _resized(maps[-1])
+        return [*maps, torch.cat([finest, folded], 1) if self.pixels else finest]
 
 
 def _stage(convolution: nn.Module, channels: int) -> nn.Sequential:
@@ -190,18 +217,26 @@ class FusionGenerator(nn.Module):
     def __init__(self, config: AEIConfig) -> None:
         super().__init__()
         n = config.maps
-        widths = [config.channels(n - k) for k in range(n)] + [3]
+        widths = [config.channels(n - k) for k in range(n)] + [config.colours]
         self.start = nn.ConvTranspose2d(config.identity, widths[0], 2)
         self.blocks = nn.ModuleList(
             _Block(config, widths[k], widths[k + 1], config.attribute_channels(k)) for k in range(n)
         )
         self.sigmoid = config.output == "sigmoid"
+        self.fold = config.fold
+
+    def last(self) -> list[nn.Conv2d]:
+        """The convolutions whose sum is the picture, before the output function."""
+        block = self.blocks[-1]
+        assert isinstance(block, _Block)
+        return [c for c in block.convs[block.main - 1 :] if isinstance(c, nn.Conv2d)]
 
     def forward(self, identity: Tensor, attributes: list[Tensor]) -> Tensor:
         """The face with these attributes and this identity."""
         x = self.start(identity[:, :, None, None])
         for k, (block, attribute) in enumerate(zip(self.blocks, attributes, strict=True)):
             x = block(_resized(x) if k else x, attribute, identity)
+        x = F.pixel_shuffle(x, self.fold)
         return torch.sigmoid(x) if self.sigmoid else torch.tanh(x)
 
 
@@ -222,3 +257,54 @@ class AEINet(nn.Module):
         """The faces with another identity, and the attribute maps used (for L_att)."""
         attributes: list[Tensor] = self.encoder(faces)
         return self.generator(identity, attributes), attributes
+
+
+class IdentityNet(nn.Module):
+    """`facedeid-identity`: a compact AEI-Net that works at half the frame's side.
+
+    Input: faces N×3×256×256 (or 128×128) RGB in [-1, 1] and unit vectors N×128: dlib's, less
+    `centre`, normalised (`unit`). Output: faces with that identity. Beyond the paper, the face
+    itself is the finest attribute map and the generator predicts a change of it, of at most
+    `limit`: so that background, hair and light stay what they are.
+    """
+
+    SIDE = 128
+    IDENTITY = 128
+    centre: Tensor
+    """Mean of dlib's vectors over people: 128."""
+
+    def __init__(self, *, width: float = 1.0, doublings: int = 2, limit: float = 0.5) -> None:
+        super().__init__()
+        self.limit = limit
+        self.aei = AEINet(
+            AEIConfig(
+                size=self.SIDE,
+                identity=self.IDENTITY,
+                width=width,
+                convolutions=1,
+                doublings=doublings,
+                fold=2,
+                pixels=True,
+            )
+        )
+        for layer in self.aei.generator.last():
+            nn.init.zeros_(layer.weight)  # starts as the identity
+        self.register_buffer("centre", torch.zeros(self.IDENTITY))
+
+    def unit(self, vectors: Tensor) -> Tensor:
+        """dlib's vectors N×128, centred and normalised: what the network takes as an identity."""
+        return F.normalize(vectors - self.centre.to(vectors))
+
+    def attributes(self, faces: Tensor) -> list[Tensor]:
+        """The attribute maps, coarse to fine: what is kept of the faces."""
+        maps: list[Tensor] = self.aei.encoder(small(faces, self.SIDE))
+        return maps
+
+    def forward(self, faces: Tensor, identity: Tensor) -> Tensor:
+        """The faces with another identity."""
+
+        def change(cover: Tensor) -> Tensor:
+            result: Tensor = self.limit * self.aei(cover, identity)[0].float()
+            return result
+
+        return changed(faces, self.SIDE, self.limit, change)

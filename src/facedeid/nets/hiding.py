@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from facedeid.errors import OptionError
+from facedeid.nets.residual import changed
 
 __all__ = ["EmbeddingNet", "HidingConfig", "HidingNet", "tile"]
 
@@ -203,13 +204,6 @@ class HidingNet(nn.Module):
             )
 
 
-def _smoothed(change: Tensor) -> Tensor:
-    """Binomial 3×3: without it the blocks of `fold` show as a checked pattern."""
-    line = change.new_tensor([0.25, 0.5, 0.25]).expand(change.shape[1], 1, 1, 3)
-    padded = F.pad(change, (1, 1, 1, 1), mode="replicate")
-    return F.conv2d(F.conv2d(padded, line, groups=len(line)), line.mT, groups=len(line))
-
-
 class EmbeddingNet(nn.Module):
     """`facedeid-embedding`: a hiding network with a dial, working at half the frame's side.
 
@@ -237,14 +231,11 @@ class EmbeddingNet(nn.Module):
 
     def forward(self, cover: Tensor, code: Tensor, strength: Tensor) -> Tensor:
         """The cover with the identity embedded; each face with its own strength."""
-        config, side = self.hiding.config, cover.shape[-1]
-        small = cover
-        if side != self.SIDE:
-            small = F.interpolate(cover, (self.SIDE, self.SIDE), mode="area")
-        raw = self.hiding.raw(small, torch.cat([code, strength[:, None]], 1))
-        change = config.limit * torch.tanh(raw.float()) * strength[:, None, None, None]
-        change = _smoothed(change)
-        if side != self.SIDE:
-            change = F.interpolate(change, (side, side), mode="bicubic", align_corners=False)
-            change = change.clamp(-config.limit, config.limit)  # cubics overshoot
-        return (cover + change).clamp(-1, 1)
+        limit = self.hiding.config.limit
+        feature = torch.cat([code, strength[:, None]], 1)
+
+        def change(small: Tensor) -> Tensor:
+            raw = self.hiding.raw(small, feature)
+            return limit * torch.tanh(raw.float()) * strength[:, None, None, None]
+
+        return changed(cover, self.SIDE, limit, change)

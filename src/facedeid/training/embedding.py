@@ -13,34 +13,31 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from facedeid.errors import FacedeidError, TrainingError
-from facedeid.faces import face_mask, from_landmarks
-from facedeid.landmarks import MIRRORED
+from facedeid.errors import TrainingError
 from facedeid.losses import away_from, ssim, towards
 from facedeid.models import CODED, Models, Recognizer, identity_codes, lookalikes
 from facedeid.nets.hiding import EmbeddingNet
-from facedeid.nets.lpips import Lpips, lpips, lpips_state
-from facedeid.nets.patch_discriminator import (
-    MultiscaleDiscriminator,
-    hinge_fake,
-    hinge_generator,
-    hinge_real,
-)
+from facedeid.nets.lpips import Lpips
 from facedeid.random import stream
 from facedeid.training.data import Faces
-from facedeid.training.degrade import blurred, coloured, shrunk
 from facedeid.training.diversity import diverse, jittered_landmarks
+from facedeid.training.prepared import (
+    MARGINS,
+    Batch,
+    Prepared,
+    Rivals,
+    adversarial,
+    alike,
+    around,
+    colour,
+    networks,
+)
 
 __all__ = ["EmbeddingRecipe", "EmbeddingTask"]
 
-MARGINS: Mapping[str, tuple[float, float]] = {"euclidean": (0.95, 0.60), "cosine": (1.0, 0.55)}
-"""Distance to keep from oneself, and to come within of the synthetic person, by metric (for the
-Euclidean one: dlib's scale)."""
-CHUNK = 64
+EYES = (slice(36, 42), slice(42, 48))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +49,7 @@ class EmbeddingRecipe:
     side: ClassVar[int] = 128
     """Side of the photos in memory; the network works at this size within the 256 frame."""
     bf16: ClassVar[bool] = True
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.98)
     small: ClassVar[Mapping[str, Any]] = {"batch": 4}
 
     steps: int = 5000
@@ -88,29 +86,8 @@ class EmbeddingRecipe:
         self, data: Faces, teachers: Sequence[str], out: Path, device: torch.device, seed: int
     ) -> "EmbeddingTask":
         """Everything the loop needs; teachers are the files of LPIPS-AlexNet (or none)."""
-        models = Models(str(device))
-        try:
-            guides = [models.recognizer(name) for name in self.guides]
-            parts = [load_file(path) for path in teachers]
-            distance = lpips(lpips_state(*parts)) if parts else models.perceptual
-        except (FacedeidError, OSError, ValueError) as error:
-            raise TrainingError(f"feature-embedding cannot read its networks: {error}") from error
-        if "dlib" not in self.guides:
-            raise TrainingError("guides must include dlib, which finds the similar identities")
+        models, guides, distance = networks(self.name, self.guides, teachers, device)
         return EmbeddingTask(self, data, models, guides, distance, out, device, seed)
-
-
-class _Trainee(nn.Module):
-    """The network and its adversary; only the network is exported."""
-
-    def __init__(self, net: EmbeddingNet) -> None:
-        super().__init__()
-        self.net = net
-        self.critic = MultiscaleDiscriminator(layers=2, scales=1, width=24)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        faces: Tensor = self.net(*inputs)
-        return faces
 
 
 class EmbeddingTask:
@@ -128,57 +105,45 @@ class EmbeddingTask:
         seed: int,
     ) -> None:
         self.recipe, self.device, self.seed = recipe, device, seed
-        self.guides, self.models = guides, models
-        self.distance = distance.requires_grad_(False).to(
-            device=device, memory_format=torch.channels_last
-        )  # type: ignore[call-overload]
-        self.training = _Prepared.of(data.part(held_out=False), guides, recipe, models, out / "own")
+        self.guides, self.models, self.distance = guides, models, distance
+        self.training = _Photos.of(
+            Prepared.of(data.part(held_out=False), guides, out / "own"), recipe, models
+        )
         try:
-            held = data.part(held_out=True)
-            self._held_out: _Prepared | None = _Prepared.of(
-                held, guides, recipe, models, out / "held-out"
-            )
+            held = Prepared.of(data.part(held_out=True), guides, out / "held-out")
+            self._held_out: _Photos | None = _Photos.of(held, recipe, models)
         except TrainingError:
             self._held_out = None
         self.codes = identity_codes(models)
         net = EmbeddingNet(width=recipe.width, levels=recipe.levels, limit=recipe.limit)
-        self.model: nn.Module = _Trainee(net)
+        self.model: nn.Module = Rivals(net)
 
     def loss(self, model: Any, step: int) -> tuple[Tensor, dict[str, float]]:
         """Loss of one step; the same for the same seed and step."""
         r, random = self.recipe, stream(self.seed, "feature-embedding", step)
-        batch = self.training.draw(r.batch, random, self.device)
+        batch, target = self.training.draw(r.batch, random, self.device)
         strength = torch.rand(r.batch, generator=random)
         strength = torch.where(torch.rand(r.batch, generator=random) < 0.5, 1.0, strength)
         strength = strength.to(self.device)
         cover = batch.cover
-        made = model(cover, self.codes[batch.target], strength).float()
-        made = cover + batch.mask * (made - cover)
+        made = batch.within(model(cover, self.codes[target], strength).float())
         change = made - cover
+        eyes = 1 + 4 * around(batch.landmarks, cover.shape[-1], EYES).to(self.device)
 
         parts = {
             "identity": r.identity
-            * self._identity(self._asked(step), made, batch, strength, random),
+            * self._identity(self._asked(step), made, batch, target, strength, random),
             "perceptual": r.perceptual * self.distance(cover, made).mean(),
             "structure": r.structure * (1 - ssim(cover, made)).mean(),
-            "pixels": r.pixels * (batch.weight * change.square()).mean(),
-            "colour": r.colour * _colour(change).square().mean(),
-            "common": r.common * _alike(change),
+            "pixels": r.pixels * (eyes * change.square()).mean(),
+            "colour": r.colour * colour(change).square().mean(),
+            "common": r.common * alike(change),
         }
         weight = r.adversarial * min(1.0, max(0.0, (step - r.adversary_from) / r.adversary_from))
-        critic = self._critic()
-        frozen = {k: v.detach() for k, v in critic.named_parameters()}
-        parts["fooling"] = weight * hinge_generator(functional_call(critic, frozen, (made,)))
+        fooling, critic = adversarial(self.model.get_submodule("critic"), cover, made)
+        parts["fooling"], parts["critic"] = weight * fooling, critic
         loss = torch.stack(list(parts.values())).sum()
-        scores = critic(torch.cat([cover, made.detach()]))
-        real = [s[: r.batch] for s in scores]
-        fake = [s[r.batch :] for s in scores]
-        parts["critic"] = hinge_real(real) + hinge_fake(fake)
-        loss = loss + parts["critic"]
         return loss, {name: value.item() for name, value in parts.items()}
-
-    def _critic(self) -> nn.Module:
-        return self.model.get_submodule("critic")
 
     def _asked(self, step: int) -> list[Recognizer]:
         """The guides of a step, in turn."""
@@ -189,7 +154,8 @@ class EmbeddingTask:
         self,
         guides: Sequence[Recognizer],
         made: Tensor,
-        batch: "_Batch",
+        batch: Batch,
+        target: Tensor,
         strength: Tensor,
         random: torch.Generator,
     ) -> Tensor:
@@ -198,14 +164,14 @@ class EmbeddingTask:
         for recognizer in guides:
             away, near = MARGINS[recognizer.spec.metric]
             own, bank = batch.own[recognizer.name], self.models.identities(recognizer.name)
-            target = bank[batch.target]
+            other = bank[target]
             seen = diverse(made, random)
             points = jittered_landmarks(batch.landmarks, random)
             vectors = recognizer.embed(seen, points)
-            still = recognizer.distance(own, target)
+            still = recognizer.distance(own, other)
             goal = near + (1 - strength) * (still - near).clamp_min(0)
             terms.append(away_from(recognizer.distance(vectors, own), away * strength).mean())
-            terms.append(towards(recognizer.distance(vectors, target), goal).mean())
+            terms.append(towards(recognizer.distance(vectors, other), goal).mean())
         return torch.stack(terms).mean()
 
     def finish(self, model: nn.Module) -> None:
@@ -221,8 +187,8 @@ class EmbeddingTask:
         rejected: dict[str, list[Tensor]] = {r.name: [] for r in self.guides}
         costs: dict[str, list[Tensor]] = {"ssim": [], "perceptual": []}
         for _ in range(0, n, 12):
-            batch = self._held_out.draw(12, random, self.device, plain=True)
-            made = self._applied(model, batch)
+            batch, target = self._held_out.draw(12, random, self.device, plain=True)
+            made = self._applied(model, batch, target)
             for recognizer in self.guides:
                 vectors = recognizer.embed(made, batch.landmarks)
                 far = recognizer.distance(vectors, batch.own[recognizer.name])
@@ -232,18 +198,19 @@ class EmbeddingTask:
         figures = {f"rejected {k}": torch.cat(v).float().mean().item() for k, v in rejected.items()}
         return figures | {k: torch.cat(v).mean().item() for k, v in costs.items()}
 
-    def _applied(self, model: nn.Module, batch: "_Batch", strength: float = 1.0) -> Tensor:
+    def _applied(
+        self, model: nn.Module, batch: Batch, target: Tensor, strength: float = 1.0
+    ) -> Tensor:
         full = torch.full((len(batch.cover),), strength, device=self.device)
-        made: Tensor = model(batch.cover, self.codes[batch.target], full)
-        return batch.cover + batch.mask * (made - batch.cover)
+        return batch.within(model(batch.cover, self.codes[target], full))
 
     @torch.no_grad()
     def grid(self) -> Tensor:
         """Covers, at half and at full strength, change ×4: 3×H×W uint8."""
         source = self._held_out or self.training
-        batch = source.draw(12, stream(0, "grid"), self.device, plain=True)
+        batch, target = source.draw(12, stream(0, "grid"), self.device, plain=True)
         net = copy.deepcopy(self.model).eval()
-        made = [self._applied(net, batch, s) for s in (0.5, 1.0)]
+        made = [self._applied(net, batch, target, s) for s in (0.5, 1.0)]
         rows = [batch.cover, *made, (4 * (made[1] - batch.cover)).clamp(-1, 1)]
         pictures = [torch.cat(list((row + 1) * 127.5), 2) for row in rows]
         return torch.cat(pictures, 1).round().byte().cpu()
@@ -258,113 +225,23 @@ class EmbeddingTask:
 
 
 @dataclass(frozen=True, eq=False)
-class _Batch:
-    cover: Tensor
-    landmarks: Tensor
-    mask: Tensor
-    weight: Tensor
-    own: Mapping[str, Tensor]
-    target: Tensor
+class _Photos:
+    """Photos, and for each the synthetic identities most like it."""
 
-
-@dataclass(frozen=True, eq=False)
-class _Prepared:
-    """Photos with what does not change: own embeddings, masks, similar synthetic identities."""
-
-    faces: Faces
-    masks: Tensor
-    own: Mapping[str, Tensor]
+    prepared: Prepared
     similar: Tensor
 
     @classmethod
-    def of(
-        cls,
-        faces: Faces,
-        guides: Sequence[Recognizer],
-        recipe: EmbeddingRecipe,
-        models: Models,
-        cache: Path,
-    ) -> "_Prepared":
-        """Work out, or read from `cache`, what the photos need."""
-        own = {
-            r.name: _embedded(r, faces, cache.with_name(f"{cache.name}-{r.name}.pt"))
-            for r in guides
-        }
-        masks = torch.stack([_mask(points, faces.images.shape[-1]) for points in faces.landmarks])
-        return cls(faces, masks, own, lookalikes(own["dlib"], models, recipe.lookalikes))
+    def of(cls, prepared: Prepared, recipe: EmbeddingRecipe, models: Models) -> "_Photos":
+        return cls(prepared, lookalikes(prepared.own["dlib"], models, recipe.lookalikes))
 
     def __len__(self) -> int:
-        return len(self.faces)
+        return len(self.prepared)
 
     def draw(
         self, count: int, random: torch.Generator, device: torch.device, *, plain: bool = False
-    ) -> _Batch:
-        """Some photos, mirrored, relit and blurred now and then unless `plain`."""
-        rows = torch.randint(len(self.faces), (count,), generator=random)
-        images = self.faces.images[rows].float()
-        points, masks = self.faces.landmarks[rows].clone(), self.masks[rows].float() / 255
-        if not plain:
-            flip = torch.rand(count, generator=random) < 0.5
-            images[flip], masks[flip] = images[flip].flip(-1), masks[flip].flip(-1)
-            turned = points[flip][:, list(MIRRORED)]
-            turned[..., 0] = images.shape[-1] - 1 - turned[..., 0]
-            points[flip] = turned
-            images = coloured(images, random, share=0.3)
-            images = shrunk(images, random, share=0.15, sides=(48, 100))
-            images = blurred(images, random, share=0.1, sigma=(0.5, 1.2))
+    ) -> tuple[Batch, Tensor]:
+        """Some photos, and for each the number of a synthetic identity."""
+        batch = self.prepared.draw(count, random, device, plain=plain)
         choice = torch.randint(self.similar.shape[1], (count,), generator=random)
-        cover = (images / 127.5 - 1).to(device)
-        return _Batch(
-            cover.contiguous(memory_format=torch.channels_last),
-            points,
-            masks[:, None].to(device),
-            _eyes(points, images.shape[-1]).to(device),
-            {name: vectors[rows].to(device) for name, vectors in self.own.items()},
-            self.similar[rows, choice].to(device),
-        )
-
-
-@torch.no_grad()
-def _embedded(recognizer: Recognizer, faces: Faces, cache: Path) -> Tensor:
-    if cache.exists():
-        held: Tensor = torch.load(cache, weights_only=True)
-        if len(held) == len(faces):
-            return held
-    rows = torch.split(torch.arange(len(faces)), CHUNK)
-    found = torch.cat(
-        [
-            recognizer.embed(faces.images[r].float() / 127.5 - 1, faces.landmarks[r]).cpu()
-            for r in rows
-        ]
-    )
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(found, cache)
-    return found
-
-
-def _mask(points: Tensor, side: int) -> Tensor:
-    face = from_landmarks(points.double().numpy())
-    return torch.from_numpy(face_mask(face, (side, side)) * 255).round().byte()
-
-
-def _eyes(points: Tensor, side: int) -> Tensor:
-    """Weight of pixels N×1×side×side: 1, rising to 5 at the eyes."""
-    grid = torch.stack(torch.meshgrid(2 * [torch.arange(side)], indexing="xy"), -1).float()
-    weight = torch.ones(len(points), 1, side, side)
-    for eye in (slice(36, 42), slice(42, 48)):
-        centre = points[:, eye].mean(1)[:, None, None]
-        squared = (grid - centre).square().sum(-1)
-        weight += 4 * torch.exp(-squared / (2 * (side / 36) ** 2))[:, None]
-    return weight
-
-
-def _alike(change: Tensor) -> Tensor:
-    """Mean product of the changes of different faces, if positive: 0 where they are unlike."""
-    count = len(change)
-    alike = (change.sum(0).square() - change.square().sum(0)).mean() / (count * (count - 1))
-    return alike.relu()
-
-
-def _colour(change: Tensor) -> Tensor:
-    """What of a change N×3×H×W is not brightness."""
-    return change - change.mean(1, keepdim=True)
+        return batch, self.similar[batch.rows, choice].to(device)

@@ -57,6 +57,7 @@ class HanawaRecipe:
     """Side of the photos in memory and of the network's."""
     bf16: ClassVar[bool] = False
     """The network gives the pixels themselves, which eight bits of mantissa would band."""
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.98)
     small: ClassVar[Mapping[str, Any]] = {"batch": 2, "validation": 2}
     """Settings of a dry run."""
 

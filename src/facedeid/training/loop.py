@@ -27,6 +27,8 @@ class Recipe(Protocol):
     name: ClassVar[str]
     bf16: ClassVar[bool]
     """Whether the network may run in bfloat16."""
+    betas: ClassVar[tuple[float, float]]
+    """Of Adam."""
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
@@ -153,7 +155,7 @@ def train(
     average = copy.deepcopy(model).eval().requires_grad_(False)
     bf16 = fast_bf16(options.device) if options.bf16 is None else options.bf16
     optimiser = torch.optim.AdamW(
-        _groups(model, recipe.weight_decay), lr=recipe.lr, betas=(0.9, 0.98)
+        _groups(model, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas
     )
     settings = _described(recipe, options, bf16)
     say(json.dumps({**settings, **task.metadata()}))

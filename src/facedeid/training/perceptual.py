@@ -38,6 +38,7 @@ class PerceptualRecipe:
     """Side of the photos in memory."""
     bf16: ClassVar[bool] = False
     """Small distances are differences of large numbers."""
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.98)
     small: ClassVar[Mapping[str, Any]] = {"bank": 16}
     """Settings of a dry run."""
 

@@ -8,18 +8,29 @@ from typing import Any
 from facedeid.errors import TrainingError
 from facedeid.training.embedding import EmbeddingRecipe
 from facedeid.training.hanawa import HanawaRecipe
+from facedeid.training.identity import IdentityRecipe
 from facedeid.training.perceptual import PerceptualRecipe
 from facedeid.training.recognizer import RecognizerRecipe
+from facedeid.training.wen import WenRecipe
 
 __all__ = ["RECIPES", "AnyRecipe", "configured"]
 
-AnyRecipe = RecognizerRecipe | PerceptualRecipe | EmbeddingRecipe | HanawaRecipe
+AnyRecipe = (
+    RecognizerRecipe
+    | PerceptualRecipe
+    | EmbeddingRecipe
+    | HanawaRecipe
+    | IdentityRecipe
+    | WenRecipe
+)
 
 RECIPES: Mapping[str, type[AnyRecipe]] = {
     "recognizer": RecognizerRecipe,
     "perceptual": PerceptualRecipe,
     "feature-embedding": EmbeddingRecipe,
     "feature-embedding-paper": HanawaRecipe,
+    "identity-dp": IdentityRecipe,
+    "identity-dp-paper": WenRecipe,
 }
 
 

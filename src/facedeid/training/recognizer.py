@@ -97,6 +97,7 @@ class RecognizerRecipe:
     side: ClassVar[int] = 160
     """Side of the photos in memory."""
     bf16: ClassVar[bool] = True
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.98)
     small: ClassVar[Mapping[str, Any]] = {"shard": 64, "shards_first": 5, "shards_last": 5}
     """Settings of a dry run."""
 

@@ -1,0 +1,284 @@
+"""`facedeid-identity`: one network that gives a face any identity vector, after IdentityDP.
+
+Wen et al. 2022 (stage I), made compact: the identity is dlib's vector, centred and normalised. A
+step mixes faces with their own vector (to be left as they are), with other people's, with those of
+synthetic people, with noisy ones and with directions that nobody has: Laplace noise with a small
+budget gives such directions, and the network must make a plausible stranger of each.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facedeid.errors import TrainingError
+from facedeid.losses import away_from, ssim, towards
+from facedeid.models import CODED, Models, Recognizer
+from facedeid.nets.aei import IdentityNet
+from facedeid.nets.lpips import Lpips
+from facedeid.random import stream
+from facedeid.training.data import Faces
+from facedeid.training.diversity import diverse, jittered_landmarks
+from facedeid.training.prepared import (
+    MARGINS,
+    Batch,
+    Prepared,
+    Rivals,
+    adversarial,
+    alike,
+    around,
+    colour,
+    networks,
+)
+
+__all__ = ["IdentityRecipe", "IdentityTask"]
+
+CAREFUL = (slice(36, 42), slice(42, 48), slice(33, 52, 18))
+"""Landmarks of the eyes (gaze) and, from nose to lip, of the place of moustaches."""
+STRANGER = 0.2
+"""Cosine to one's own vector from which an identity counts as another one in full."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentityRecipe:
+    """Hyper-parameters of `facedeid-identity`."""
+
+    name: ClassVar[str] = "identity-dp"
+    summary: ClassVar[str] = "gives a face any identity vector (facedeid-identity)"
+    side: ClassVar[int] = IdentityNet.SIDE
+    bf16: ClassVar[bool] = True
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.98)
+    small: ClassVar[Mapping[str, Any]] = {"batch": 4}
+
+    steps: int = 3200
+    batch: int = 12
+    lr: float = 1.5e-3
+    weight_decay: float = 0.01
+    warmup: int = 100
+    decay_from: float = 0.3
+    ema: float = 0.998
+    width: float = 1.0
+    doublings: int = 2
+    limit: float = 0.5
+    shares: tuple[float, ...] = (0.12, 0.26, 0.30, 0.14, 0.18)
+    """Of faces with their own vector, another person's, a synthetic person's, a random direction,
+    and their own with noise."""
+    identity: float = 10.0
+    """Weight of both identity terms, mean over the recognisers."""
+    reconstruction: float = 5.0
+    """Weight of the squared change of faces that get their own vector (half of 10)."""
+    perceptual: float = 2.0
+    structure: float = 1.0
+    pixels: float = 2.0
+    """Weight of the squared change, five times that at the eyes and the upper lip."""
+    outside: float = 10.0
+    """Weight of the squared change outside the face."""
+    colour: float = 30.0
+    """Weight of the squared change of colour beside brightness."""
+    common: float = 100.0
+    """Weight of the mean product of the changes of different faces."""
+    adversarial: float = 0.3
+    adversary_from: int = 200
+    """Step at which the adversary begins to weigh; after twice that it does in full."""
+    guides: tuple[str, ...] = CODED
+    """Recognisers in the loss, dlib among them."""
+    together: int = 2
+    """Guides in one step, in turn."""
+
+    def task(
+        self, data: Faces, teachers: Sequence[str], out: Path, device: torch.device, seed: int
+    ) -> "IdentityTask":
+        """Everything the loop needs; teachers are the files of LPIPS-AlexNet (or none)."""
+        if len(self.shares) != 5 or min(self.shares) < 0 or not sum(self.shares):
+            raise TrainingError("shares must be five numbers from 0 up, not all 0")
+        models, guides, distance = networks(self.name, self.guides, teachers, device)
+        return IdentityTask(self, data, models, guides, distance, out, device, seed)
+
+
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """What faces are to become: unit vectors, embeddings per guide, and how far from themselves."""
+
+    unit: Tensor
+    target: Mapping[str, Tensor]
+    change: Tensor
+    """0: the vector is the face's own; 1: it is a stranger's."""
+
+
+class IdentityTask:
+    """One training job of the recipe."""
+
+    def __init__(
+        self,
+        recipe: IdentityRecipe,
+        data: Faces,
+        models: Models,
+        guides: Sequence[Recognizer],
+        distance: Lpips,
+        out: Path,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        self.recipe, self.device, self.seed = recipe, device, seed
+        self.guides, self.models, self.distance = guides, models, distance
+        self.training = Prepared.of(data.part(held_out=False), guides, out / "own")
+        try:
+            self._held_out: Prepared | None = Prepared.of(
+                data.part(held_out=True), guides, out / "held-out"
+            )
+        except TrainingError:
+            self._held_out = None
+        net = IdentityNet(width=recipe.width, doublings=recipe.doublings, limit=recipe.limit)
+        net.centre = self.training.own["dlib"].mean(0)
+        self.net = net
+        self.model: nn.Module = Rivals(net)
+
+    def loss(self, model: Any, step: int) -> tuple[Tensor, dict[str, float]]:
+        """Loss of one step; the same for the same seed and step."""
+        r, random = self.recipe, stream(self.seed, "identity-dp", step)
+        batch = self.training.draw(r.batch, random, self.device)
+        wanted = self._wanted(self.training, batch, random)
+        cover = batch.cover
+        whole = model(cover, wanted.unit).float()
+        made = batch.within(whole)
+        change = made - cover
+        careful = 1 + 4 * around(batch.landmarks, cover.shape[-1], CAREFUL).to(self.device)
+        kept = 1 - wanted.change
+        parts = {
+            "identity": r.identity * self._identity(self._asked(step), made, batch, wanted, random),
+            "reconstruction": r.reconstruction * (kept * change.square().flatten(1).mean(1)).mean(),
+            "perceptual": r.perceptual * ((1 + 3 * kept) * self.distance(cover, made)).mean(),
+            "structure": r.structure * ((1 + 3 * kept) * (1 - ssim(cover, made))).mean(),
+            "pixels": r.pixels * (careful * change.square()).mean(),
+            "outside": r.outside * ((1 - batch.mask) * (whole - cover).square()).mean(),
+            "colour": r.colour * colour(change).square().mean(),
+            "common": r.common * alike(change),
+        }
+        weight = r.adversarial * min(1.0, max(0.0, (step - r.adversary_from) / r.adversary_from))
+        fooling, critic = adversarial(self.model.get_submodule("critic"), cover, made)
+        parts["fooling"], parts["critic"] = weight * fooling, critic
+        loss = torch.stack(list(parts.values())).sum()
+        return loss, {name: value.item() for name, value in parts.items()}
+
+    def _asked(self, step: int) -> list[Recognizer]:
+        """The guides of a step, in turn."""
+        count = min(self.recipe.together, len(self.guides))
+        return [self.guides[(step * count + i) % len(self.guides)] for i in range(count)]
+
+    def _wanted(self, source: Prepared, batch: Batch, random: torch.Generator) -> _Wanted:
+        """Draw a kind of identity for each face of a batch."""
+        count = len(batch.rows)
+        shares = torch.tensor(self.recipe.shares)
+        kinds = torch.multinomial(shares, count, replacement=True, generator=random)
+        own = self.net.unit(batch.own["dlib"])
+        people = self.net.unit(self.models.identities("dlib"))
+        direction = F.normalize(torch.randn(own.shape, generator=random)).to(self.device)
+        amount = 0.15 * 20 ** torch.rand(count, 1, generator=random).to(self.device)
+        others = torch.randint(len(source), (count,), generator=random)
+        chosen = torch.randint(len(people), (count,), generator=random).to(self.device)
+        other = {name: vectors[others].to(self.device) for name, vectors in source.own.items()}
+        choices = (
+            own,
+            self.net.unit(other["dlib"]),
+            people[chosen],
+            direction,
+            F.normalize(own + amount * direction),
+        )
+        rows = torch.arange(count, device=self.device)
+        unit = torch.stack(choices)[kinds.to(self.device), rows]
+        nearest = (unit @ people.T).argmax(1)
+        real, itself = (kinds == 1)[:, None].to(self.device), (kinds == 0)[:, None].to(self.device)
+        target = {}
+        for name, vectors in batch.own.items():
+            synthetic = self.models.identities(name)[nearest]
+            found = torch.where(real, other[name], synthetic)
+            target[name] = torch.where(itself, vectors, found)
+        likeness = (unit * own).sum(1)
+        return _Wanted(unit, target, ((1 - likeness) / (1 - STRANGER)).clamp(0, 1))
+
+    def _identity(
+        self,
+        guides: Sequence[Recognizer],
+        made: Tensor,
+        batch: Batch,
+        wanted: _Wanted,
+        random: torch.Generator,
+    ) -> Tensor:
+        """Away from oneself and towards the other as far as the vector is; mean over all."""
+        terms = []
+        for recognizer in guides:
+            away, near = MARGINS[recognizer.spec.metric]
+            own, target = batch.own[recognizer.name], wanted.target[recognizer.name]
+            seen = diverse(made, random)
+            points = jittered_landmarks(batch.landmarks, random)
+            vectors = recognizer.embed(seen, points)
+            still = recognizer.distance(own, target)
+            goal = near + (1 - wanted.change) * (still - near).clamp_min(0)
+            margin = away * wanted.change
+            terms.append(away_from(recognizer.distance(vectors, own), margin).mean())
+            terms.append(towards(recognizer.distance(vectors, target), goal).mean())
+        return torch.stack(terms).mean()
+
+    def finish(self, model: nn.Module) -> None:
+        """The adversary is not exported."""
+        del model.critic
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Of people held out, with random directions: rejected by each guide, and what it cost;
+        with other people's vectors: how often the result is nearer to those by dlib; and the
+        structural similarity that remains with one's own.
+        """
+        source = self._held_out
+        if source is None:
+            return {}
+        random = stream(self.seed, "identity-dp", "test")
+        found: dict[str, list[Tensor]] = {}
+
+        def note(name: str, values: Tensor) -> None:
+            found.setdefault(name, []).append(values.float())
+
+        for _ in range(8):
+            batch = source.draw(12, random, self.device, plain=True)
+            own = self.net.unit(batch.own["dlib"])
+            direction = F.normalize(torch.randn(own.shape, generator=random)).to(self.device)
+            made = batch.within(model(batch.cover, direction))
+            for recognizer in self.guides:
+                vectors = recognizer.embed(made, batch.landmarks)
+                far = recognizer.distance(vectors, batch.own[recognizer.name])
+                note(f"rejected {recognizer.name}", far >= recognizer.threshold("best"))
+            note("ssim", ssim(batch.cover, made))
+            note("perceptual", self.distance(batch.cover, made))
+            dlib = next(r for r in self.guides if r.name == "dlib")
+            swapped = batch.within(model(batch.cover, own.roll(1, 0)))
+            vectors, mine = dlib.embed(swapped, batch.landmarks), batch.own["dlib"]
+            theirs = mine.roll(1, 0)
+            note("swapped", dlib.distance(vectors, theirs) < dlib.distance(vectors, mine))
+            note("own ssim", ssim(batch.cover, batch.within(model(batch.cover, own))))
+        return {name: torch.cat(values).mean().item() for name, values in found.items()}
+
+    @torch.no_grad()
+    def grid(self) -> Tensor:
+        """Faces; with their own, the next one's, and a random identity: 3×H×W uint8."""
+        source, random = self._held_out or self.training, stream(0, "grid")
+        batch = source.draw(12, random, self.device, plain=True)
+        own = self.net.unit(batch.own["dlib"])
+        direction = F.normalize(torch.randn(own.shape, generator=random)).to(self.device)
+        net = copy.deepcopy(self.model).eval()
+        rows = [batch.cover]
+        rows += [batch.within(net(batch.cover, u)) for u in (own, own.roll(1, 0), direction)]
+        pictures = [torch.cat(list((row + 1) * 127.5), 2) for row in rows]
+        return torch.cat(pictures, 1).round().byte().cpu()
+
+    def metadata(self) -> dict[str, Any]:
+        """For the model card and the file of weights."""
+        return {
+            "guides": [r.name for r in self.guides],
+            "photos": len(self.training),
+            "parameters": sum(p.numel() for p in self.net.parameters()),
+        }

@@ -1,0 +1,193 @@
+"""What recipes that change faces share: photos with own embeddings and masks, and the adversary."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from facedeid.errors import FacedeidError, TrainingError
+from facedeid.faces import face_mask, from_landmarks
+from facedeid.landmarks import MIRRORED
+from facedeid.models import Models, Recognizer
+from facedeid.nets.lpips import Lpips, lpips, lpips_state
+from facedeid.nets.patch_discriminator import (
+    MultiscaleDiscriminator,
+    hinge_fake,
+    hinge_generator,
+    hinge_real,
+)
+from facedeid.training.data import Faces
+from facedeid.training.degrade import blurred, coloured, shrunk
+
+__all__ = [
+    "MARGINS",
+    "Batch",
+    "Prepared",
+    "Rivals",
+    "adversarial",
+    "alike",
+    "around",
+    "colour",
+    "networks",
+]
+
+MARGINS: Mapping[str, tuple[float, float]] = {"euclidean": (0.95, 0.60), "cosine": (1.0, 0.55)}
+"""Distance to keep from oneself, and to come within of another person, by metric (for the
+Euclidean one: dlib's scale)."""
+CHUNK = 64
+
+
+class Rivals(nn.Module):
+    """A network that changes faces and its adversary; only the network is exported."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.critic = MultiscaleDiscriminator(layers=2, scales=1, width=24)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What the network makes of a batch."""
+        faces: Tensor = self.net(*inputs)
+        return faces
+
+
+def networks(
+    name: str, guides: Sequence[str], teachers: Sequence[str], device: torch.device
+) -> tuple[Models, list[Recognizer], Lpips]:
+    """The frozen networks of a loss; teachers are the files of LPIPS-AlexNet, or none.
+
+    Raises:
+        TrainingError: weights are missing, or dlib, which says who is like whom, is no guide.
+    """
+    models = Models(str(device))
+    try:
+        found = [models.recognizer(guide) for guide in guides]
+        parts = [load_file(path) for path in teachers]
+        distance = lpips(lpips_state(*parts)) if parts else models.perceptual
+    except (FacedeidError, OSError, ValueError) as error:
+        raise TrainingError(f"{name} cannot read its networks: {error}") from error
+    if "dlib" not in guides:
+        raise TrainingError("guides must include dlib, which finds the similar identities")
+    distance = distance.requires_grad_(False).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return models, found, distance
+
+
+def adversarial(critic: nn.Module, cover: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
+    """Hinge losses of the network (its gradient leaves the critic alone) and of the critic."""
+    frozen = {k: v.detach() for k, v in critic.named_parameters()}
+    fooling = hinge_generator(functional_call(critic, frozen, (made,)))
+    scores = critic(torch.cat([cover, made.detach()]))
+    real, fake = [s[: len(cover)] for s in scores], [s[len(cover) :] for s in scores]
+    return fooling, hinge_real(real) + hinge_fake(fake)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some photos: N×3×S×S in [-1, 1], their rows, landmarks, face masks N×1×S×S, embeddings."""
+
+    rows: Tensor
+    cover: Tensor
+    landmarks: Tensor
+    mask: Tensor
+    own: Mapping[str, Tensor]
+
+    def within(self, made: Tensor) -> Tensor:
+        """What was made inside the face, the cover elsewhere: as it is pasted back."""
+        return self.cover + self.mask * (made - self.cover)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Photos with what does not change: own embeddings and masks."""
+
+    faces: Faces
+    masks: Tensor
+    own: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, faces: Faces, guides: Sequence[Recognizer], cache: Path) -> "Prepared":
+        """Work out, or read from files whose names begin with `cache`, what the photos need."""
+        own = {
+            r.name: _embedded(r, faces, cache.with_name(f"{cache.name}-{r.name}.pt"))
+            for r in guides
+        }
+        masks = torch.stack([_mask(points, faces.images.shape[-1]) for points in faces.landmarks])
+        return cls(faces, masks, own)
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def draw(
+        self, count: int, random: torch.Generator, device: torch.device, *, plain: bool = False
+    ) -> Batch:
+        """Some photos, mirrored, relit and blurred now and then unless `plain`."""
+        rows = torch.randint(len(self.faces), (count,), generator=random)
+        images = self.faces.images[rows].float()
+        points, masks = self.faces.landmarks[rows].clone(), self.masks[rows].float() / 255
+        if not plain:
+            flip = torch.rand(count, generator=random) < 0.5
+            images[flip], masks[flip] = images[flip].flip(-1), masks[flip].flip(-1)
+            turned = points[flip][:, list(MIRRORED)]
+            turned[..., 0] = images.shape[-1] - 1 - turned[..., 0]
+            points[flip] = turned
+            images = coloured(images, random, share=0.3)
+            images = shrunk(images, random, share=0.15, sides=(48, 100))
+            images = blurred(images, random, share=0.1, sigma=(0.5, 1.2))
+        cover = (images / 127.5 - 1).to(device)
+        return Batch(
+            rows,
+            cover.contiguous(memory_format=torch.channels_last),
+            points,
+            masks[:, None].to(device),
+            {name: vectors[rows].to(device) for name, vectors in self.own.items()},
+        )
+
+
+@torch.no_grad()
+def _embedded(recognizer: Recognizer, faces: Faces, cache: Path) -> Tensor:
+    if cache.exists():
+        held: Tensor = torch.load(cache, weights_only=True)
+        if len(held) == len(faces):
+            return held
+    rows = torch.split(torch.arange(len(faces)), CHUNK)
+    found = torch.cat(
+        [
+            recognizer.embed(faces.images[r].float() / 127.5 - 1, faces.landmarks[r]).cpu()
+            for r in rows
+        ]
+    )
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(found, cache)
+    return found
+
+
+def _mask(points: Tensor, side: int) -> Tensor:
+    face = from_landmarks(points.double().numpy())
+    return torch.from_numpy(face_mask(face, (side, side)) * 255).round().byte()
+
+
+def around(points: Tensor, side: int, places: Sequence[slice]) -> Tensor:
+    """N×1×side×side: 1 at the middle of each of these groups of landmarks, falling off around."""
+    grid = torch.stack(torch.meshgrid(2 * [torch.arange(side)], indexing="xy"), -1).float()
+    total = torch.zeros(len(points), 1, side, side)
+    for place in places:
+        centre = points[:, place].mean(1)[:, None, None]
+        squared = (grid - centre).square().sum(-1)
+        total += torch.exp(-squared / (2 * (side / 36) ** 2))[:, None]
+    return total
+
+
+def alike(change: Tensor) -> Tensor:
+    """Mean product of the changes of different faces, if positive: 0 where they are unlike."""
+    count = len(change)
+    product = (change.sum(0).square() - change.square().sum(0)).mean() / (count * (count - 1))
+    return product.relu()
+
+
+def colour(change: Tensor) -> Tensor:
+    """What of a change N×3×H×W is not brightness."""
+    return change - change.mean(1, keepdim=True)

@@ -1,0 +1,152 @@
+"""The recipes of IdentityDP's networks, small, on two people's portraits."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from facedeid.errors import TrainingError
+from facedeid.nets import load_official
+from facedeid.nets.aei import AEIConfig, AEINet, IdentityNet
+from facedeid.random import stream
+from facedeid.training.data import load_faces
+from facedeid.training.loop import Options, train
+from facedeid.training.recipes import configured
+
+CPU = torch.device("cpu")
+COMPACT = ('guides=["dlib"]', "width=0.25", "batch=6", "warmup=2", "adversary_from=4")
+PAPER = ("width=0.125", "batch=4", "scales=2", "layers=3", "lr=0.001")
+TEACHER = {"identity-dp": [], "identity-dp-paper": ["recognizer=facedeid-mobile"]}
+
+
+def run(name, photos, out, settings, **options):
+    recipe = configured(name, settings)
+    task = recipe.task(load_faces([photos], size=64), TEACHER[name], out, CPU, 3)
+    chosen = Options(out=out, seed=3, log_every=1, bf16=False, **options)
+    return train(recipe, task, chosen, say=lambda _: None), task
+
+
+def logged(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def compact(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("identity")
+    return out, *run("identity-dp", photos, out, [*COMPACT, "steps=24", "lr=0.003"])
+
+
+def test_the_compact_network_starts_as_the_identity_and_learns(compact):
+    out, outcome, _ = compact
+    assert outcome.finished
+    rows = [row for row in logged(out) if "identity" in row]
+    assert rows[0]["structure"] < 1e-6 < rows[10]["structure"]
+    parts = [row["identity"] for row in rows]
+    assert np.mean(parts[-5:]) < 0.95 * np.mean(parts[:5])
+    assert rows[2]["fooling"] == 0
+    assert rows[10]["fooling"] != 0
+    assert set(outcome.figures) >= {"rejected dlib", "swapped", "own ssim", "ssim"}
+
+
+def test_the_file_holds_the_network_its_centre_and_no_adversary(compact):
+    out, _, task = compact
+    state = load_file(out / "identity-dp.safetensors")
+    assert not any("critic" in key for key in state)
+    net = IdentityNet(width=0.25)
+    load_official(net, {k.removeprefix("net."): v.float() for k, v in state.items()})
+    centre = task.training.own["dlib"].mean(0)
+    assert torch.allclose(net.centre, centre, atol=1e-3)
+    units = net.unit(task.training.own["dlib"])
+    assert torch.allclose(units.norm(dim=1), torch.ones(len(units)), atol=1e-5)
+
+
+def test_kinds_of_identities_ask_for_what_they_are(compact):
+    _, _, task = compact
+    source = task.training
+    batch = source.draw(6, stream(1), CPU, plain=True)
+    for kind in range(5):
+        shares = tuple(float(i == kind) for i in range(5))
+        object.__setattr__(task.recipe, "shares", shares)
+        wanted = task._wanted(source, batch, stream(2))
+        own = task.net.unit(batch.own["dlib"])
+        assert torch.allclose(wanted.unit.norm(dim=1), torch.ones(6), atol=1e-5)
+        if kind == 0:
+            assert torch.equal(wanted.unit, own)
+            assert torch.equal(wanted.target["dlib"], batch.own["dlib"])
+            assert (wanted.change < 1e-5).all()
+        if kind in (2, 3):
+            people = task.models.identities("dlib")
+            assert all((people == row).all(1).any() for row in wanted.target["dlib"])
+        if kind == 3:
+            assert (wanted.change == 1).sum() >= 4  # a random direction is nobody's
+    object.__setattr__(task.recipe, "shares", type(task.recipe)().shares)
+
+
+@pytest.mark.parametrize(
+    ("name", "small"), [("identity-dp", COMPACT), ("identity-dp-paper", PAPER)]
+)
+def test_a_step_depends_on_seed_and_step_alone(name, small, photos, tmp_path):
+    recipe = configured(name, list(small))
+    faces = load_faces([photos], size=64)
+    tasks = [recipe.task(faces, TEACHER[name], tmp_path, CPU, 3) for _ in range(2)]
+    tasks[1].model.load_state_dict(tasks[0].model.state_dict())
+    one, two = (task.loss(task.model, 5)[0] for task in tasks)
+    assert torch.equal(one, two)
+    assert not torch.equal(one, tasks[0].loss(tasks[0].model, 6)[0])
+
+
+@pytest.fixture(scope="module")
+def paper(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("paper")
+    return out, *run("identity-dp-paper", photos, out, [*PAPER, "steps=40"])
+
+
+def test_the_papers_losses_fall(paper):
+    out, outcome, _ = paper
+    assert outcome.finished
+    rows = [row for row in logged(out) if "identity" in row]
+    for name in ("identity", "reconstruction"):
+        parts = [row[name] for row in rows]
+        assert np.mean(parts[-10:]) < np.mean(parts[:10])
+    state = load_file(out / "identity-dp-paper.safetensors")
+    net = AEINet(AEIConfig(size=64, identity=256, width=0.125))
+    load_official(net, {k.removeprefix("net."): v.float() for k, v in state.items()})
+
+
+def test_the_papers_settings():
+    recipe = configured("identity-dp-paper")
+    assert (recipe.side, recipe.width, recipe.betas, recipe.lr) == (256, 1.0, (0, 0.999), 4e-4)
+    assert (recipe.attributes, recipe.identity, recipe.reconstruction) == (10, 5, 10)
+    assert AEIConfig(size=recipe.side, width=recipe.width).maps == 8
+
+
+def test_the_generators_loss_leaves_the_discriminator_alone(paper):
+    _, _, task = paper
+    task.model.zero_grad()
+    faces = torch.rand(2, 3, 64, 64, requires_grad=True)
+    for adversary in ("log", "hinge"):
+        object.__setattr__(task.recipe, "adversary", adversary)
+        fooling, _ = task._adversarial(faces.detach(), faces)
+        fooling.backward()
+        assert faces.grad.abs().sum() > 0
+        critic = task.model.get_submodule("critic")
+        assert all(p.grad is None for p in critic.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "teachers", "message"),
+    [
+        ("identity-dp", ["shares=[1,0,0]"], [], "five numbers"),
+        ("identity-dp", ['guides=["facedeid-mobile"]'], [], "must include dlib"),
+        ("identity-dp-paper", ["adversary=wgan"], TEACHER["identity-dp-paper"], "log or hinge"),
+        ("identity-dp-paper", ["same=1.5"], TEACHER["identity-dp-paper"], "a share"),
+        ("identity-dp-paper", [], [], "recognizer=NAME"),
+        ("identity-dp-paper", [], ["recognizer=nobody"], "nobody"),
+    ],
+)
+def test_settings_that_make_no_sense(name, settings, teachers, message, photos, tmp_path):
+    recipe = configured(name, settings)
+    with pytest.raises(TrainingError, match=message):
+        recipe.task(load_faces([photos], size=64), teachers, tmp_path, CPU, 3)
