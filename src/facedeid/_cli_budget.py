@@ -1,0 +1,91 @@
+"""`facedeid budget`: what releases have spent of each person's privacy, and limits to it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from facedeid.errors import OptionError
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Privacy budgets: what releases have spent, and limits to it.",
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+
+File = Annotated[
+    Path | None,
+    typer.Option("--ledger", help="File of the budgets; $FACEDEID_LEDGER or the user's own."),
+]
+Subject = Annotated[str | None, typer.Argument(help="Whose; everybody.")]
+
+
+@app.callback(invoke_without_command=True)
+def budget(context: typer.Context) -> None:
+    """Privacy budgets. Without a command: show."""
+    if context.invoked_subcommand is None:
+        show()
+
+
+@app.command()
+def show(subject: Subject = None, ledger: File = None) -> None:
+    """List who has spent how much, in how many releases, and what is left."""
+    from facedeid.privacy import Ledger
+
+    book = Ledger(ledger)
+    accounts = book.accounts(subject)
+    if subject is not None and not accounts:
+        raise OptionError(f"the ledger {book.path} knows nobody called {subject!r}")
+    table = Table()
+    for head in ("subject", "spent ε", "releases", "limit", "left"):
+        table.add_column(head, overflow="fold")
+    for account in accounts:
+        limit = "none" if account.limit is None else f"{account.limit:g}"
+        left = "" if account.left is None else f"{account.left:g}"
+        table.add_row(
+            escape(account.subject), f"{account.spent:g}", str(account.releases), limit, left
+        )
+    out.print(table)
+    general = book.general_limit()
+    out.print(f"limit of all others: {'none' if general is None else f'{general:g}'}")
+    out.print(f"ledger {escape(str(book.path))}")
+
+
+@app.command("set")
+def set_limit(
+    limit: Annotated[str, typer.Argument(help="Most that may be spent (ε), or none.")],
+    subject: Subject = None,
+    ledger: File = None,
+) -> None:
+    """Limit what may be spent of one subject, or of everybody who has no limit of their own."""
+    from facedeid.privacy import EVERYBODY, Ledger
+
+    try:
+        value = None if limit == "none" else float(limit)
+    except ValueError:
+        raise OptionError(f"the limit must be a number or none, got {limit!r}") from None
+    book = Ledger(ledger)
+    book.set_limit(subject or EVERYBODY, value)
+    out.print(f"limit of {escape(subject or 'everybody')}: {limit}")
+
+
+@app.command()
+def reset(
+    subject: Subject = None,
+    everybody: Annotated[bool, typer.Option("--all", help="Of everybody.")] = False,
+    ledger: File = None,
+) -> None:
+    """Forget what was spent (and stored faces). What was released stays released."""
+    from facedeid.privacy import Ledger
+
+    if (subject is None) != everybody:
+        raise OptionError("say whose spends are to be forgotten: a subject, or --all")
+    forgotten = Ledger(ledger).reset(subject)
+    out.print(f"{forgotten} releases forgotten; limits are kept")
