@@ -13,6 +13,12 @@ from PIL import Image
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
+@pytest.fixture(autouse=True)
+def _no_budget_of_the_user(tmp_path_factory, monkeypatch) -> None:
+    """Releases in tests are charged to nobody."""
+    monkeypatch.setenv("FACEDEID_LEDGER", str(tmp_path_factory.getbasetemp() / "budget.sqlite"))
+
+
 @pytest.fixture(scope="session")
 def astronaut() -> NDArray[np.uint8]:
     """512×512 RGB; the face is about 90 px wide, at 175,76 to 266,167."""

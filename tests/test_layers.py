@@ -24,6 +24,7 @@ ROOMS = [
     "methods",
     "verification",
     "selection",
+    "spending",
     "pipeline",
     "plan",
     "report",
@@ -34,6 +35,8 @@ ROOMS = [
     "_cli_models",
     "_cli_evaluate",
     "_cli_train",
+    "_cli_budget",
+    "_cli_sensitivity",
     "cli",
     "__main__",
 ]

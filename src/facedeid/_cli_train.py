@@ -23,7 +23,8 @@ def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="recognizer, perceptual, feature-embedding[-paper] or identity-dp[-paper]."
+            help="recognizer, perceptual, feature-embedding[-paper], identity-dp[-paper], "
+            "autoencoder, generator or encoder."
         ),
     ],
     data: Annotated[

@@ -38,6 +38,8 @@ MANIFEST = "facedeid-run.jsonl"
 """Name of the manifest in the output folder."""
 REPORT_HTML = "facedeid-report.html"
 REPORT_JSONL = "facedeid-report.jsonl"
+SHEETS = "contact-sheets"
+"""Folder of the draws side by side."""
 RESERVED = (MANIFEST, REPORT_HTML, REPORT_JSONL)
 
 
@@ -342,6 +344,7 @@ def protect_folder(
     method: str | Method = METHOD,
     *,
     jobs: int = 1,
+    draws: int = 1,
     resume: bool = False,
     overwrite: bool = False,
     plan: Plan | None = None,
@@ -357,6 +360,8 @@ def protect_folder(
         output: where results go, below it the paths as in the input folders.
         method: a name, a name with options (`pixelate:cells=8`) or a `Method`.
         jobs: worker processes.
+        draws: releases of each photo, in the folders draw-1, draw-2, ... of the output, and side
+            by side in the folder contact-sheets.
         resume: go on with an interrupted run with the same settings.
         overwrite: start over, and replace the results of earlier runs (and nothing else).
         plan: boxes that a person has corrected, in place of the detector.
@@ -374,6 +379,8 @@ def protect_folder(
     """
     if jobs < 1:
         raise OptionError(f"--jobs must be at least 1, got {jobs}")
+    if draws < 1 or (draws > 1 and plan is not None):
+        raise OptionError("--draws must be at least 1, and exactly 1 with a plan")
     settings = Settings.of(method, options)
     if (jobs > 1 or resume) and settings.method.options().get("album"):
         raise OptionError("an album is remembered by one process: leave out --jobs and --resume")
@@ -381,6 +388,8 @@ def protect_folder(
     folder = Path(output)
     sources, ignored = collect(given, folder)
     head = _head(settings, single=len(sources) == 1)
+    if draws > 1:
+        sources = _drawn(sources, draws, folder)
     digest = _digest(settings)
     manifest = _opened(folder, sources, head, digest, resume=resume, overwrite=overwrite)
     run = Run(folder, len(sources), ignored=ignored)
@@ -422,7 +431,33 @@ def protect_folder(
     finally:
         manifest.close()
         _write_reports(run, head, originals=report_originals)
+    if draws > 1:
+        _write_sheets(run)
     return run
+
+
+def _drawn(sources: Sequence[Source], draws: int, output: Path) -> list[Source]:
+    """Each photo so many times."""
+    drawn = [
+        Source(source.path, f"draw-{number}/{source.relative}")
+        for source in sources
+        for number in range(1, draws + 1)
+    ]
+    _refuse_collisions(drawn, output)
+    return drawn
+
+
+def _write_sheets(run: Run) -> None:
+    """Put the released draws of each photo side by side."""
+    draws: dict[str, list[Path]] = {}
+    for item in sorted(run.done, key=lambda item: int(item.photo.partition("/")[0][5:])):
+        if item.record["released"]:
+            name = item.photo.partition("/")[2]
+            draws.setdefault(name, []).append(run.output / item.photo)
+    for name, paths in draws.items():
+        sheet = run.output / SHEETS / f"{name}.jpg"
+        _make_folder(sheet.parent)
+        report.contact_sheet(paths, sheet)
 
 
 def _begin(manifest: _Manifest, job: _Job) -> None:

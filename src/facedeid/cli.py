@@ -6,7 +6,9 @@ released because a face in it could not be protected; 4 a photo had no face and 
 that need them, so that `--help` answers at once.
 """
 
+import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -82,6 +84,22 @@ def protect(
         bool | None,
         typer.Option("--album", help="Of feature-embedding: each person as one synthetic person."),
     ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Of identity-dp: privacy budget of one release.")
+    ] = None,
+    draws: Annotated[
+        int, typer.Option(help="Releases of each photo, in draw-1, draw-2, ...", min=1)
+    ] = 1,
+    subject: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose budget is spent: a name, folder (its name), cluster (each face, as dlib "
+            "knows it); the photo itself."
+        ),
+    ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option(help="File of the budgets; see 'facedeid budget'.")
+    ] = None,
     detector: Detector = "hog",
     min_face: MinFace = 24,
     require: Require = "library",
@@ -129,7 +147,7 @@ def protect(
     from facedeid.pipeline import Settings
     from facedeid.plan import Plan
 
-    given = {"strength": strength, "identity": identity, "album": album}
+    given = {"strength": strength, "identity": identity, "album": album, "epsilon": epsilon}
     chosen = parse(method, **{k: v for k, v in given.items() if v is not None})
     for warning in chosen.warnings:
         err.print(f"[yellow]warning:[/] {escape(warning)}")
@@ -145,6 +163,7 @@ def protect(
             output,
             chosen,
             jobs=jobs,
+            draws=draws,
             resume=resume,
             overwrite=overwrite,
             plan=None if plan is None else Plan.read(plan),
@@ -163,6 +182,8 @@ def protect(
             first_frame=first_frame,
             seed=seed,
             device=device,
+            subject=subject,
+            ledger=None if ledger is None else str(ledger),
         )
     _summary(run)
     raise typer.Exit(_exit_code(run, on_no_face))
@@ -230,6 +251,12 @@ def _summary(run: "Run") -> None:
     out.print(table)
     out.print(f"results  {escape(str(run.output))}")
     out.print(f"report   {escape(str(run.report_path))}")
+    spent: Counter[str] = Counter()
+    for item in run.done:
+        spent.update({k: v or math.inf for k, v in item.record.get("charges", {}).items()})
+    if spent:
+        most = max(spent.values())
+        out.print(f"privacy  at most ε = {most:g} of one person in this run; facedeid budget show")
 
 
 def _exit_code(run: "Run", on_no_face: str) -> int:
@@ -379,6 +406,8 @@ def _mount(name: str, module: str, summary: str) -> None:
         raise typer.Exit(code if isinstance(code, int) else 0)
 
 
+_mount("budget", "facedeid._cli_budget", "Show and limit what releases have spent of privacy.")
+_mount("sensitivity", "facedeid._cli_sensitivity", "Measure how far identity vectors lie apart.")
 _mount("models", "facedeid._cli_models", "List, download, import and check networks.")
 _mount("evaluate", "facedeid._cli_evaluate", "Measure methods against recognisers on your photos.")
 _mount("train", "facedeid._cli_train", "Train the networks that ship, or your own.")

@@ -10,8 +10,15 @@ from rich.console import Console
 from facedeid import imaging
 from facedeid.batch import protect_folder
 from facedeid.errors import FacedeidError
+from facedeid.methods import parse
 
-METHODS = ("feature-embedding", "pixelate", "blur", "mask:shape=ellipse,color=[120,120,120]")
+METHODS = (
+    "feature-embedding",
+    "identity-dp",
+    "pixelate",
+    "blur",
+    "mask:shape=ellipse,color=[120,120,120]",
+)
 
 
 def portraits(folder: Path) -> None:
@@ -52,7 +59,14 @@ def run(folder: Path) -> int:
     failed = 0
     for method in METHODS:
         name = method.partition(":")[0]
-        result = protect_folder(originals, folder / name, method, overwrite=True, seed=0)
+        result = protect_folder(
+            originals,
+            folder / name,
+            method,
+            overwrite=True,
+            seed=0 if parse(method).seedable else None,
+            ledger=str(folder / "budget.sqlite"),
+        )
         protected = result.counts["protected"]
         failed += len(result.done) - protected
         console.print(f"[bold]{method}[/]: {protected} of {len(result.done)} photos protected")

@@ -29,6 +29,7 @@ from facedeid.methods.classical import Blur, Mask
 from facedeid.models import Models, Recognizer
 from facedeid.random import stream
 from facedeid.selection import Selection
+from facedeid.spending import charge
 from facedeid.verification import Verdict, perceptual_change, verify_face
 
 __all__ = [
@@ -74,7 +75,8 @@ class Settings:
     `require` names the operating point that counts as a match (`library`, `best`, `far=1e-3`).
     `keep` and `only` take face numbers, regions `left,top,right,bottom`, or paths of reference
     photos of a person. `seed` makes random methods repeatable; without it they draw from the
-    operating system.
+    operating system. `subject` says on whose privacy budget a release is charged, `ledger`
+    in which file (methods with an epsilon; see `facedeid.spending`).
     """
 
     method: Method = field(default_factory=lambda: parse(METHOD))
@@ -90,6 +92,8 @@ class Settings:
     metadata: imaging.Mode = "strip"
     first_frame: bool = False
     device: str = "cpu"
+    subject: str | None = None
+    ledger: str | None = None
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -107,6 +111,13 @@ class Settings:
             raise OptionError(f"recognizers must be a tuple with a name or more, got {names!r}")
         if self.keep and self.only:
             raise OptionError("keep and only exclude each other: give one of them")
+        if self.seed is not None and not self.method.seedable:
+            raise OptionError(
+                f"{self.method.name} takes no seed: noise that can be repeated is not private "
+                "(for tests there is the option seeded=true)"
+            )
+        if self.subject is not None and not (self.subject and self.subject != "*"):
+            raise OptionError("subject must be a name, folder or cluster")
         finder(self.detector)
         if not (isinstance(self.min_face, int) and self.min_face >= SMALLEST):
             raise OptionError(f"min_face must be {SMALLEST} pixels or more, got {self.min_face}")
@@ -157,6 +168,8 @@ class PhotoReport:
     dropped: tuple[str, ...] = ()
     """Parts of the file that were not carried over: further frames, thumbnails, depth maps."""
     seconds: Mapping[str, float] = field(default_factory=dict)
+    charges: Mapping[str, float] = field(default_factory=dict)
+    """Subject -> ε that was spent, whether or not the photo was released in the end."""
 
 
 @dataclass(frozen=True)
@@ -233,6 +246,7 @@ def protect_photo(
     protect: Sequence[bool] | None = None,
     stage: Stage = nullcontext,
     clock: _Clock | None = None,
+    folder: str | None = None,
 ) -> Protected:
     """De-identify one photo and verify the result.
 
@@ -245,10 +259,14 @@ def protect_photo(
         protect: per face, whether it is to be protected; None: what the settings select.
         stage: how a candidate is written and read again; by default it stays in memory.
         clock: goes on counting there.
+        folder: name of the photo's folder, on whose budget it may be charged.
 
     Returns:
         The photo where it may be released, and the report in any case. `fail` and `skip` differ
         in the report only; raising is up to the caller (see `protect`).
+
+    Raises:
+        PrivacyError: a budget is spent; nothing was written.
     """
     clock = clock or _Clock()
     with clock("detect"):
@@ -272,11 +290,23 @@ def protect_photo(
             vectors = recognizer.embed_photo(photo.rgb8, [item.face.landmarks for item in items])
             for item, vector in zip(items, vectors, strict=True):
                 item.embeddings.append(vector)
+    charges: Mapping[str, float] = {}
+    if settings.method.cost is not None:
+        charges = charge(
+            settings.method.cost,
+            photo.rgb8,
+            [item.face for item in items],
+            models,
+            subject=settings.subject,
+            folder=folder,
+            ledger=None if settings.ledger is None else Path(settings.ledger),
+            what=settings.method.name,
+        )
     released, written = _attempts(photo, items, recognizers, settings, models, key, stage, clock)
     with clock("verify"):
         for item in items:
             item.perceptual = perceptual_change(photo.rgb, written.rgb, item.face, models)
-    return _finished(photo, found, items, released, written, settings, clock)
+    return _finished(photo, found, items, released, written, settings, clock, charges)
 
 
 def _attempts(
@@ -423,6 +453,7 @@ def _finished(
     written: Photo,
     settings: Settings,
     clock: _Clock,
+    charges: Mapping[str, float],
 ) -> Protected:
     """Put the report together."""
     by_index = {item.index: item for item in items}
@@ -453,6 +484,7 @@ def _finished(
         faces=faces,
         dropped=photo.dropped,
         seconds=clock.seconds,
+        charges=charges,
     )
     return Protected(written if released else None, report, previews)
 
@@ -542,6 +574,7 @@ def protect_file(
         protect=protect,
         stage=stage,
         clock=clock,
+        folder=source.resolve().parent.name,
     )
     if replace and result.photo is None:
         imaging.remove(target, unless=photo)

@@ -23,6 +23,7 @@ CASES: dict[str, Method] = {
     "fawkes": create("fawkes", level="mid", steps=3),
     "lgc": create("lgc", radius=8, iterations=4),
     "feature-embedding": create("feature-embedding", strength=0.9),
+    "identity-dp": create("identity-dp", epsilon=0.57, seeded=True),
     "mask": create("mask", shape="ellipse", color=[200, 30, 30]),
     "noise": create("noise", sigma=25),
     "pixelate": create("pixelate", cluster=16),

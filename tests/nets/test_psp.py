@@ -148,3 +148,14 @@ def test_options_that_make_no_sense_are_refused() -> None:
         GradualStyleEncoder(8, size=96, **COMPACT)
     with pytest.raises(OptionError, match="four stages"):
         WEncoder(layers=(1, 1))
+
+
+def test_light_heads_give_styles_with_far_fewer_weights():
+    options = {"size": 128, "layers": (1, 1, 1, 1), "width": 8, "style_dim": 64}
+    light = GradualStyleEncoder(12, **options, heads="light")
+    paper = GradualStyleEncoder(12, **options)
+    count = [sum(p.numel() for p in net.styles.parameters()) for net in (light, paper)]
+    assert 4 * count[0] < count[1]
+    assert light.eval()(torch.rand(2, 3, 128, 128)).shape == (2, 12, 64)
+    with pytest.raises(OptionError, match="maps of 8"):
+        GradualStyleEncoder(12, **{**options, "size": 64}, heads="light")

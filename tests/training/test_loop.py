@@ -18,6 +18,7 @@ class Line:
 
     name: ClassVar[str] = "line"
     bf16: ClassVar[bool] = False
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.98)
     steps: int = 12
     batch: int = 16
     lr: float = 0.02

@@ -10,6 +10,7 @@ from facedeid.methods.base import Deidentified, Method
 from facedeid.methods.classical import Blur, DownUp, Mask, Noise, Pixelate
 from facedeid.methods.embedding import FeatureEmbedding
 from facedeid.methods.fawkes import Fawkes
+from facedeid.methods.identity import IdentityDp
 from facedeid.methods.lgc import Lgc
 from facedeid.methods.tip_im import TipIm
 
@@ -17,7 +18,18 @@ __all__ = ["METHODS", "Deidentified", "Method", "create", "parse"]
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
-    for method in (Blur, DownUp, Mask, Noise, Pixelate, FeatureEmbedding, Lgc, TipIm, Fawkes)
+    for method in (
+        Blur,
+        DownUp,
+        Mask,
+        Noise,
+        Pixelate,
+        FeatureEmbedding,
+        IdentityDp,
+        Lgc,
+        TipIm,
+        Fawkes,
+    )
 }
 """Name -> class. A new method is one file, one entry here, one case in the contract test."""
 

@@ -61,6 +61,16 @@ class Method:
         return 0
 
     @property
+    def cost(self) -> float | None:
+        """ε that a release of a face spends of its person's budget; None: there is no budget."""
+        return None
+
+    @property
+    def seedable(self) -> bool:
+        """Whether results may be made repeatable by a seed."""
+        return True
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What a user should know before relying on these parameters."""
         return ()

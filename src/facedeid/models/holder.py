@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from facedeid.errors import OptionError
 from facedeid.models.album import Album
@@ -13,12 +13,15 @@ from facedeid.models.naming import specified
 from facedeid.models.recognizers import Recognizer
 from facedeid.models.registry import JUDGES, RECOGNIZERS
 from facedeid.nets import load_official
+from facedeid.nets.aei import IdentityNet
 from facedeid.nets.hiding import EmbeddingNet
 from facedeid.nets.lpips import Lpips, lpips, lpips_state
 from facedeid.weights import shipped
 from facedeid.weights.loading import load_state
 
 __all__ = ["Models"]
+
+_Net = TypeVar("_Net", bound=nn.Module)
 
 
 class Models:
@@ -60,8 +63,21 @@ class Models:
         Raises:
             WeightsError: the installation is damaged.
         """
-        state = load_state(shipped("facedeid-embedding.safetensors"))
-        net = load_official(EmbeddingNet(), {k.removeprefix("net."): v for k, v in state.items()})
+        return self._frozen(EmbeddingNet(), "facedeid-embedding.safetensors")
+
+    @cached_property
+    def identity(self) -> IdentityNet:
+        """`facedeid-identity`, the network of the method identity-dp.
+
+        Raises:
+            WeightsError: the installation is damaged.
+        """
+        return self._frozen(IdentityNet(), "facedeid-identity.safetensors")
+
+    def _frozen(self, net: _Net, file: str) -> _Net:
+        """A network that ships, as its recipe exported it."""
+        state = load_state(shipped(file))
+        net = load_official(net, {k.removeprefix("net."): v for k, v in state.items()})
         net = net.to(self.device).eval().requires_grad_(False)
         return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 

@@ -6,6 +6,7 @@ Richardson et al., "Encoding in Style: a StyleGAN Encoder for Image-to-Image Tra
 
 from collections.abc import Callable
 from math import log2
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +58,8 @@ class GradualStyleEncoder(_Encoder):
         se: squeeze-and-excitation in the body.
         width: channels of the body's first stage; 64 in the paper.
         style_dim: D of the generator.
+        heads: `paper`, convolutions from every map down to a pixel for every style; `light`, the
+            map pooled to 8×8, few channels of it, and one linear map: far fewer weights.
     """
 
     def __init__(
@@ -68,11 +71,13 @@ class GradualStyleEncoder(_Encoder):
         se: bool = True,
         width: int = 64,
         style_dim: int = 512,
+        heads: Literal["paper", "light"] = "paper",
     ) -> None:
         super().__init__(layers, se, width)
         channels = 8 * width
+        block = _StyleBlock if heads == "paper" else _LightBlock
         self.styles = nn.ModuleList(
-            _StyleBlock(channels, style_dim, size // (16 if i < COARSE else 8 if i < MIDDLE else 4))
+            block(channels, style_dim, size // (16 if i < COARSE else 8 if i < MIDDLE else 4))
             for i in range(n_styles)
         )
         self.latlayer1 = nn.Conv2d(4 * width, channels, 1)
@@ -234,6 +239,24 @@ class _StyleBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         styles: Tensor = self.linear(self.convs(x).flatten(1))
+        return styles
+
+
+class _LightBlock(nn.Module):
+    """N×I×s×s -> N×D from an 8×8 grid of few channels."""
+
+    GRID, FEW = 8, 8
+
+    def __init__(self, inputs: int, outputs: int, side: int) -> None:
+        super().__init__()
+        if side < self.GRID:
+            raise OptionError(f"light style blocks read maps of {self.GRID} and more, not {side}")
+        self.few = nn.Conv2d(inputs, self.FEW, 1)
+        self.linear = EqualLinear(self.FEW * self.GRID**2, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        few = F.leaky_relu(self.few(F.adaptive_avg_pool2d(x, self.GRID)), 0.2)
+        styles: Tensor = self.linear(few.flatten(1))
         return styles
 
 

@@ -4,6 +4,7 @@ Neither holds an embedding, an absolute path or, unless asked for, a picture of 
 protection. See docs/report.md for the schema.
 """
 
+from facedeid.report.contact import contact_sheet
 from facedeid.report.journal import Writer, read_records, write_jsonl, write_whole
 from facedeid.report.page import write_html
 from facedeid.report.pictures import difference, encode_previews
@@ -12,6 +13,7 @@ from facedeid.report.records import SCHEMA, latest, record, run_record, summary_
 __all__ = [
     "SCHEMA",
     "Writer",
+    "contact_sheet",
     "difference",
     "encode_previews",
     "latest",

@@ -67,6 +67,9 @@ def _heading(photo: Record) -> Markup:
         facts += f" · {len(photo['faces'])} faces"
     if photo["dropped"]:
         facts += f" · left out: {', '.join(photo['dropped'])}"
+    for subject, epsilon in photo.get("charges", {}).items():  # earlier versions had none
+        amount = "without limit" if epsilon is None else f"{epsilon:g}"
+        facts += f" · spent ε {amount} of {subject}"
     return element(
         "header",
         name_of(photo["photo"]),

@@ -88,6 +88,7 @@ def record(relative: str, report: "PhotoReport", *, output: str | None) -> dict[
         "height": report.height,
         "dropped": [_text(part, relative) for part in report.dropped],
         "seconds": _plain(report.seconds),
+        "charges": _plain(report.charges),
         "faces": [_face(face) for face in report.faces],
     }
 

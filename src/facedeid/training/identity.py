@@ -55,7 +55,7 @@ class IdentityRecipe:
     betas: ClassVar[tuple[float, float]] = (0.9, 0.98)
     small: ClassVar[Mapping[str, Any]] = {"batch": 4}
 
-    steps: int = 3200
+    steps: int = 2800
     batch: int = 12
     lr: float = 1.5e-3
     weight_decay: float = 0.01
@@ -65,11 +65,13 @@ class IdentityRecipe:
     width: float = 1.0
     doublings: int = 2
     limit: float = 0.5
-    shares: tuple[float, ...] = (0.12, 0.26, 0.30, 0.14, 0.18)
+    shares: tuple[float, ...] = (0.12, 0.22, 0.24, 0.24, 0.18)
     """Of faces with their own vector, another person's, a synthetic person's, a random direction,
     and their own with noise."""
-    identity: float = 10.0
+    identity: float = 15.0
     """Weight of both identity terms, mean over the recognisers."""
+    margin: float = 1.15
+    """Of `MARGINS`: how many times as far a stranger is to be from oneself."""
     reconstruction: float = 5.0
     """Weight of the squared change of faces that get their own vector (half of 10)."""
     perceptual: float = 2.0
@@ -78,11 +80,11 @@ class IdentityRecipe:
     """Weight of the squared change, five times that at the eyes and the upper lip."""
     outside: float = 10.0
     """Weight of the squared change outside the face."""
-    colour: float = 30.0
+    colour: float = 60.0
     """Weight of the squared change of colour beside brightness."""
     common: float = 100.0
     """Weight of the mean product of the changes of different faces."""
-    adversarial: float = 0.3
+    adversarial: float = 0.5
     adversary_from: int = 200
     """Step at which the adversary begins to weigh; after twice that it does in full."""
     guides: tuple[str, ...] = CODED
@@ -219,7 +221,7 @@ class IdentityTask:
             vectors = recognizer.embed(seen, points)
             still = recognizer.distance(own, target)
             goal = near + (1 - wanted.change) * (still - near).clamp_min(0)
-            margin = away * wanted.change
+            margin = self.recipe.margin * away * wanted.change
             terms.append(away_from(recognizer.distance(vectors, own), margin).mean())
             terms.append(towards(recognizer.distance(vectors, target), goal).mean())
         return torch.stack(terms).mean()

@@ -151,7 +151,7 @@ def train(
     started = time.monotonic()
     torch.set_flush_denormal(True)  # tiny gradients are slow on CPUs
     device = torch.device(options.device)
-    model = task.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = _channels_last(task.model.to(device=device))
     average = copy.deepcopy(model).eval().requires_grad_(False)
     bf16 = fast_bf16(options.device) if options.bf16 is None else options.bf16
     optimiser = torch.optim.AdamW(
@@ -208,6 +208,14 @@ def train(
     elif step > begun:
         figures = _saved(task, step, settings, model, average, optimiser, options, say)
     return Outcome(step, step >= recipe.steps, pace, figures)
+
+
+def _channels_last(model: nn.Module) -> nn.Module:
+    """Filters laid out for channels last; other parameters (StyleGAN2 has five dimensions) not."""
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model
 
 
 def _spent(budget: float | None, elapsed: float, pace: float) -> bool:

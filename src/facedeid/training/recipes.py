@@ -6,7 +6,9 @@ from dataclasses import fields, replace
 from typing import Any
 
 from facedeid.errors import TrainingError
+from facedeid.training.autoencoder import AutoencoderRecipe, EncoderRecipe
 from facedeid.training.embedding import EmbeddingRecipe
+from facedeid.training.generator import GeneratorRecipe
 from facedeid.training.hanawa import HanawaRecipe
 from facedeid.training.identity import IdentityRecipe
 from facedeid.training.perceptual import PerceptualRecipe
@@ -21,6 +23,9 @@ AnyRecipe = (
     | EmbeddingRecipe
     | HanawaRecipe
     | IdentityRecipe
+    | AutoencoderRecipe
+    | GeneratorRecipe
+    | EncoderRecipe
     | WenRecipe
 )
 
@@ -31,6 +36,9 @@ RECIPES: Mapping[str, type[AnyRecipe]] = {
     "feature-embedding-paper": HanawaRecipe,
     "identity-dp": IdentityRecipe,
     "identity-dp-paper": WenRecipe,
+    "autoencoder": AutoencoderRecipe,
+    "generator": GeneratorRecipe,
+    "encoder": EncoderRecipe,
 }
 
 

@@ -1,0 +1,100 @@
+"""Seconds per face of identity-dp on the CPU, next to the same network in the plain formulation.
+
+    python benchmarks/identity.py --threads 2
+
+Plain: float32, contiguous layout, AAD layers written as FaceShifter's equations 3 to 6 state them
+(four full-size products, two sums, a mask and its complement), gradients left on. Both give the
+same pictures, which is checked first. Then what a release costs in all: dlib's vector, OpenDP's
+noise, the network.
+"""
+
+import argparse
+import copy
+import platform
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from facedeid.methods import create
+from facedeid.models import Models
+from facedeid.nets.aei import AdaptiveAttention, IdentityNet
+from facedeid.random import stream
+
+
+class Plain(AdaptiveAttention):
+    """The layer as it is written down."""
+
+    def forward(self, h: Tensor, attributes: Tensor, identity: Tensor) -> Tensor:
+        h = self.norm(h)
+        by_attributes = self.gamma(attributes) * h + self.beta(attributes)
+        gamma = self.gamma_id(identity).view(len(h), -1, 1, 1).expand_as(h)
+        beta = self.beta_id(identity).view(len(h), -1, 1, 1).expand_as(h)
+        by_identity = gamma * h + beta
+        mask = torch.sigmoid(self.mask(h))
+        return (1 - mask) * by_attributes + mask * by_identity
+
+
+def plain(net: IdentityNet) -> IdentityNet:
+    """A copy with plain layers in contiguous layout, whose parameters keep gradients."""
+    copied = copy.deepcopy(net).to(memory_format=torch.contiguous_format).requires_grad_()
+    for block in copied.aei.generator.blocks:
+        for norm in block.norms:
+            norm.__class__ = Plain
+    return copied
+
+
+def seconds(run: Callable[[], object], repeats: int) -> float:
+    """The quickest of several runs, after one to warm up."""
+    run()
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def main() -> None:
+    """Measure and print a Markdown table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    models = Models()
+    ours = models.identity
+    reference = plain(ours)
+    method = create("identity-dp")
+    print(f"{platform.processor() or platform.machine()}, {options.threads} threads\n")
+    print("| batch | network, ours | plain | ratio | a release in all |")
+    print("| --- | --- | --- | --- | --- |")
+    for batch in (1, 8):
+        random = stream(0, batch)
+        faces = torch.rand(batch, 3, 256, 256, generator=random) * 2 - 1
+        identity = F.normalize(torch.randn(batch, 128, generator=random))
+        packed = faces.contiguous(memory_format=torch.channels_last)
+
+        def fast(x: Tensor = packed, u: Tensor = identity) -> Tensor:
+            with torch.no_grad():
+                return ours(x, u)
+
+        def slow(x: Tensor = faces, u: Tensor = identity) -> Tensor:
+            return reference(x, u)
+
+        def whole(x: Tensor = faces, n: int = batch) -> object:
+            return method(x, models, random=[stream(0, i) for i in range(n)])
+
+        assert torch.allclose(fast(), slow(), atol=1e-4)
+        a, b, c = (seconds(run, options.repeats) / batch for run in (fast, slow, whole))
+        print(
+            f"| {batch} | {a * 1000:.1f} ms | {b * 1000:.1f} ms | {b / a:.2f} | {c * 1000:.1f} ms |"
+        )
+
+
+if __name__ == "__main__":
+    main()

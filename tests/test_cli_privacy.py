@@ -1,0 +1,114 @@
+"""Budgets, draws and sensitivity as a user types them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facedeid.cli import main
+from facedeid.privacy import Ledger
+
+
+@pytest.fixture
+def typed(capsys):
+    def run(*arguments):
+        code = 0
+        try:
+            main([str(a) for a in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return run
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return tmp_path / "budget.sqlite"
+
+
+def test_a_budget_is_set_spent_shown_refused_and_reset(typed, hopper_path, tmp_path, ledger):
+    file = ("--ledger", ledger)
+    assert typed("budget", "show", *file)[0] == 0  # empty, and no file is made
+    assert not ledger.exists()
+    assert typed("budget", "set", "7", "grace", *file)[0] == 0
+    protect = ["protect", hopper_path, "-m", "identity-dp", "--epsilon", "6", "--subject", "grace"]
+    protect += [*file, "--on-unprotected", "release"]
+    code, text = typed(*protect, "-o", tmp_path / "one")
+    assert code == 0
+    assert "at most ε = 6 of one person" in text
+    assert "ε covers the identity vector" in text  # said before anything is done
+    code, text = typed(*protect, "-o", tmp_path / "two")
+    assert code == 1
+    assert "the budget of grace is spent: 6 of 7 is used and a release needs 6" in text
+    assert not list((tmp_path / "two").glob("*.jpg"))
+    code, text = typed("budget", "show", "grace", *file)
+    assert code == 0
+    assert [word for word in ("grace", "6", "1", "7") if word not in text] == []
+    assert typed("budget", "reset", "grace", *file)[0] == 0
+    assert Ledger(ledger).accounts("grace")[0].spent == 0
+    assert typed("budget", "set", "none", "grace", *file)[0] == 0
+    assert Ledger(ledger).accounts("grace") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("budget", "set", "much"), "must be a number or none"),
+        (("budget", "set", "nan"), "from 0 up"),
+        (("budget", "reset"), "or --all"),
+        (("budget", "show", "nobody"), "knows nobody called 'nobody'"),
+        (("protect", "{photo}", "-m", "identity-dp", "--seed", "1"), "takes no seed"),
+        (("protect", "{photo}", "-m", "identity-dp", "--epsilon", "0"), "epsilon must be positive"),
+        (("protect", "{photo}", "-m", "blur", "--epsilon", "3"), "no option 'epsilon'"),
+        (("protect", "{photo}", "-m", "identity-dp", "--subject", "*"), "subject must be"),
+    ],
+)
+def test_wrong_words_are_explained(words, complaint, typed, hopper_path, tmp_path, monkeypatch):
+    monkeypatch.setenv("FACEDEID_LEDGER", str(tmp_path / "none.sqlite"))
+    words = [word.format(photo=hopper_path) for word in words]
+    extra = ["-o", tmp_path / "out"] if words[0] == "protect" else []
+    code, text = typed(*words, *extra)
+    assert code == 2
+    assert complaint in text
+    assert not list((tmp_path / "out").glob("*.jpg"))
+
+
+def test_several_draws_and_their_contact_sheet(typed, hopper_path, tmp_path, ledger):
+    out = tmp_path / "out"
+    command = ["protect", hopper_path, "-m", "identity-dp", "--draws", "2", "--ledger", ledger]
+    code, text = typed(*command, "-o", out, "--on-unprotected", "release")
+    assert code == 0
+    assert "at most ε = 12 of one person" in text
+    assert (out / "contact-sheets" / f"{hopper_path.name}.jpg").is_file()
+    for draw in ("draw-1", "draw-2"):
+        assert (out / draw / hopper_path.name).is_file()
+    again = [*command, "-o", out, "--on-unprotected", "release", "--resume"]
+    assert typed(*again)[0] == 0
+    assert sum(a.spent for a in Ledger(ledger).accounts()) == 12  # nothing was done again
+
+
+def test_sensitivity_is_measured_and_labelled(typed, hopper_path, astronaut, tmp_path):
+    folder = tmp_path / "reference"
+    folder.mkdir()
+    shutil.copy(hopper_path, folder / "grace.jpg")
+    Image.fromarray(astronaut).save(folder / "eileen.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    target = tmp_path / "sensitivity.json"
+    code, text = typed("sensitivity", folder, "-o", target)
+    assert code == 0
+    assert "2 faces" in text
+    assert "no guarantee" in text
+    found = json.loads(target.read_text())
+    assert 2 < found["empirical_sensitivity"] < found["bounded_sensitivity"]
+    assert f"measured={found['empirical_sensitivity']:.6g}" in text
+    code, text = typed("sensitivity", folder, "-o", target)
+    assert code == 1
+    assert "exists" in text
+    Image.fromarray(np.full((90, 90, 3), 99, np.uint8)).save(tmp_path / "wall.png")
+    code, text = typed("sensitivity", tmp_path / "wall.png")
+    assert code == 1
+    assert "two at least" in text

@@ -1,0 +1,134 @@
+"""A release is charged before anything is drawn or written, to the right people."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import facedeid
+from facedeid.batch import protect_folder
+from facedeid.errors import OptionError, PrivacyError
+from facedeid.pipeline import Settings
+from facedeid.privacy import Ledger
+
+METHOD = "identity-dp:epsilon=3"
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return Ledger(tmp_path / "budget.sqlite")
+
+
+@pytest.fixture
+def album(astronaut, hopper, tmp_path):
+    for person, photo in (("eileen", astronaut), ("grace", hopper)):
+        (tmp_path / "in" / person).mkdir(parents=True)
+        Image.fromarray(photo).save(tmp_path / "in" / person / "one.png")
+    shutil.copy(tmp_path / "in/grace/one.png", tmp_path / "in/grace/two.png")
+    return tmp_path / "in"
+
+
+def spent(ledger):
+    return {account.subject: account.spent for account in ledger.accounts()}
+
+
+def test_without_a_subject_releases_of_the_same_photo_add_up(hopper, astronaut, ledger):
+    for photo in (hopper, hopper, astronaut):
+        result = facedeid.protect(photo, METHOD, ledger=str(ledger.path), on_unprotected="release")
+    assert sorted(spent(ledger).values()) == [3, 6]
+    assert all(name.startswith("photo-") for name in spent(ledger))
+    assert list(result.report.charges.values()) == [3]
+
+
+def test_a_spent_budget_is_refused_before_anything_is_written(album, ledger, tmp_path):
+    ledger.set_limit("grace", 3)
+    run = protect_folder(
+        album,
+        tmp_path / "out",
+        METHOD,
+        subject="folder",
+        ledger=str(ledger.path),
+        on_unprotected="release",
+    )
+    assert spent(ledger) == {"eileen": 3, "grace": 3}
+    assert run.counts["error"] == 1
+    refused = next(item for item in run.done if item.status == "error")
+    assert refused.photo == "grace/two.png"
+    assert "the budget of grace is spent: 3 of 3" in refused.record["message"]
+    assert not (tmp_path / "out/grace/two.png").exists()
+    assert (tmp_path / "out/grace/one.png").exists()
+    record = next(item.record for item in run.done if item.photo == "grace/one.png")
+    assert record["charges"] == {"grace": 3}
+    lines = (tmp_path / "out/facedeid-report.jsonl").read_text().splitlines()
+    assert "covers the identity vector" in json.loads(lines[0])["method"]["warnings"][0]
+    page = (tmp_path / "out/facedeid-report.html").read_text()
+    assert "spent ε 3 of grace" in page
+    assert "covers the identity vector" in page
+
+
+def test_faces_of_one_photo_compose_in_parallel(hopper, ledger):
+    two = np.concatenate([hopper, hopper[:, ::-1]], 1)
+    result = facedeid.protect(
+        two, METHOD, subject="outing", ledger=str(ledger.path), on_unprotected="release"
+    )
+    assert len(result.report.faces) == 2
+    assert spent(ledger) == {"outing": 3}
+
+
+def test_clusters_follow_the_face(hopper, astronaut, ledger):
+    options = {"subject": "cluster", "ledger": str(ledger.path), "on_unprotected": "release"}
+    facedeid.protect(hopper, METHOD, **options)
+    facedeid.protect(hopper[:, ::-1].copy(), METHOD, **options)
+    facedeid.protect(astronaut, METHOD, **options)
+    assert spent(ledger) == {"face-1": 6, "face-2": 3}
+    twice = np.concatenate([hopper, hopper[:, ::-1]], 1)  # one person, twice in one photo
+    facedeid.protect(twice, METHOD, **options)
+    assert spent(ledger) == {"face-1": 12, "face-2": 3}
+
+
+def test_a_photo_without_a_face_and_other_methods_cost_nothing(hopper, ledger):
+    facedeid.protect(hopper, "blur", ledger=str(ledger.path), on_unprotected="release")
+    empty = np.full((200, 200, 3), 128, np.uint8)
+    facedeid.protect(empty, METHOD, ledger=str(ledger.path), on_no_face="skip")
+    assert not ledger.path.exists()
+
+
+def test_a_limit_stops_the_library_too(hopper, ledger):
+    ledger.set_limit("grace", 1)
+    with pytest.raises(PrivacyError, match="grace"):
+        facedeid.protect(hopper, METHOD, subject="grace", ledger=str(ledger.path))
+    assert ledger.accounts("grace")[0].spent == 0
+
+
+def test_subjects_that_make_no_sense(hopper, ledger):
+    with pytest.raises(OptionError, match="lie in a folder"):
+        facedeid.protect(hopper, METHOD, subject="folder", ledger=str(ledger.path))
+    for subject in ("", "*"):
+        with pytest.raises(OptionError, match="subject must be"):
+            Settings(subject=subject)
+
+
+def test_draws_lie_side_by_side_and_cost_each(album, ledger, tmp_path):
+    run = protect_folder(
+        album / "grace" / "one.png",
+        tmp_path / "out",
+        METHOD,
+        draws=3,
+        subject="grace",
+        ledger=str(ledger.path),
+        on_unprotected="release",
+    )
+    assert spent(ledger) == {"grace": 9}
+    assert sorted(item.photo for item in run.done) == [f"draw-{i}/one.png" for i in (1, 2, 3)]
+    draws = [np.asarray(Image.open(tmp_path / f"out/draw-{i}/one.png")) for i in (1, 2, 3)]
+    assert not np.array_equal(draws[0], draws[1])
+    with Image.open(tmp_path / "out/contact-sheets/one.png.jpg") as sheet:
+        assert sheet.height == 320
+        assert sheet.width > 2.9 * 320 * draws[0].shape[1] / draws[0].shape[0]
+
+
+def test_draws_that_make_no_sense(album, tmp_path):
+    with pytest.raises(OptionError, match="--draws must be"):
+        protect_folder(album, tmp_path / "out", METHOD, draws=0)

@@ -1,0 +1,152 @@
+"""The recipe of generator and encoder, a few steps, on two people's portraits."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from facedeid.errors import TrainingError
+from facedeid.nets import load_official
+from facedeid.nets.style_pair import STYLE, StylePair
+from facedeid.random import stream
+from facedeid.training.augment import augmented
+from facedeid.training.data import load_faces
+from facedeid.training.loop import Options, train
+from facedeid.training.recipes import configured
+
+CPU = torch.device("cpu")
+SMALL = ('guides=["dlib"]', "batch=4", "warmup=2", "lr=0.002")
+
+
+def job(photos, out, *settings):
+    recipe = configured("autoencoder", [*SMALL, *settings])
+    return recipe, recipe.task(load_faces([photos], size=128), [], out, CPU, 3)
+
+
+@pytest.fixture(scope="module")
+def trained(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("autoencoder")
+    recipe, task = job(photos, out, "steps=24", "adversary_from=20")
+    options = Options(out=out, seed=3, log_every=1, bf16=False)
+    return out, train(recipe, task, options, say=lambda _: None), task
+
+
+def rows(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_reconstructions_come_nearer_and_the_contest_begins_when_it_should(trained):
+    out, outcome, _ = trained
+    steps = [row for row in rows(out) if "pixels" in row]
+    assert outcome.finished
+    assert np.mean([r["pixels"] for r in steps[-4:]]) < 0.9 * steps[0]["pixels"]
+    assert "critic" not in steps[19]
+    assert {"critic", "fooling", "prior", "judge"} <= set(steps[21])
+    assert {"perceptual", "ssim", "kept dlib"} <= set(outcome.figures)
+
+
+def test_the_file_holds_the_pair_and_its_mean_latent(trained):
+    out, _, _ = trained
+    state = load_file(out / "autoencoder.safetensors")
+    assert not any(key.startswith(("critic", "judge")) for key in state)
+    pair = StylePair()
+    load_official(pair, {k.removeprefix("pair."): v.float() for k, v in state.items()})
+    mean = pair.generator.mean_latent(random=stream(0, "mean latent"))[0]
+    assert torch.allclose(pair.centre, mean, atol=1e-2)
+    assert pair.centre.abs().max() > 0
+
+
+def test_codes_stay_the_same_when_the_mean_latent_is_taken_out(photos, tmp_path):
+    _, task = job(photos, tmp_path)
+    pair = task.model.eval().pair
+    faces = torch.rand(1, 3, 128, 128)
+    with torch.no_grad():
+        before = pair.encode(faces)
+        task.finish(task.model)
+        after = pair.encode(faces)
+    assert torch.allclose(before, after, atol=1e-4)
+
+
+def test_a_step_depends_on_seed_and_step_alone_and_critics_learn_from_their_own_loss(
+    photos, tmp_path
+):
+    _, task = job(photos, tmp_path, "adversary_from=0")
+    first, second = (task.loss(task.model, 16)[0] for _ in range(2))
+    assert first.item() == pytest.approx(second.item(), rel=1e-4)
+    for name in ("critic", "judge"):
+        task.model.zero_grad()
+        x = torch.rand(2, *((3, 128, 128) if name == "critic" else (STYLE,)), requires_grad=True)
+        task._scores(name, x).sum().backward()
+        assert x.grad.abs().sum() > 0
+        assert all(p.grad is None for p in task.model.get_submodule(name).parameters())
+
+
+# ------------------------------------------------------------------- the GAN, and its encoder
+
+
+@pytest.fixture(scope="module")
+def gan(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("generator")
+    recipe = configured("generator", ["batch=4", "steps=10", "horizon=200", "target=-1.5"])
+    task = recipe.task(load_faces([photos], size=128), [], out, CPU, 3)
+    options = Options(out=out, seed=3, log_every=1, bf16=False)
+    return out, train(recipe, task, options, say=lambda _: None), task
+
+
+def test_the_gan_adapts_its_augmentation_and_pays_the_penalty_now_and_then(gan):
+    out, outcome, task = gan
+    steps = [row for row in rows(out) if "fooling" in row]
+    assert outcome.finished
+    assert task.p == pytest.approx(2 * 4 * 4 / 200)  # surer than the target: up, twice
+    assert "r1" in steps[0]
+    assert "r1" not in steps[1]
+    assert "frechet over facedeid-mobile" in outcome.figures
+    held = task.state()
+    task.restore({"p": 0.3, "sure": []})
+    assert task.p == 0.3
+    task.restore(held)
+
+
+def test_augmentation_leaves_alone_what_chance_does_not_touch():
+    faces = torch.rand(6, 3, 32, 32) * 2 - 1
+    assert augmented(faces, 0.0, stream(1)) is faces
+    some = augmented(faces, 0.15, stream(2))
+    same = [torch.allclose(a, b, atol=1e-5) for a, b in zip(faces, some, strict=True)]
+    assert 0 < sum(same) < 6
+    assert not any(
+        torch.allclose(a, b, atol=1e-2)
+        for a, b in zip(faces, augmented(faces, 1.0, stream(3)), strict=True)
+    )
+
+
+def test_an_encoder_learns_into_a_generator_that_stays(gan, photos, tmp_path):
+    file = gan[0] / "generator.safetensors"
+    recipe = configured("encoder", [*SMALL, "steps=10"])
+    faces = load_faces([photos], size=128)
+    task = recipe.task(faces, [f"generator={file}"], tmp_path, CPU, 3)
+    before = {k: v.clone() for k, v in task.model.pair.generator.state_dict().items()}
+    centre = task.model.pair.centre.clone()
+    options = Options(out=tmp_path, seed=3, log_every=1, bf16=False)
+    train(recipe, task, options, say=lambda _: None)
+    after = task.model.pair.generator.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert torch.equal(task.model.pair.centre, centre)
+    steps = [row for row in rows(tmp_path) if "pixels" in row]
+    assert np.mean([r["pixels"] for r in steps[-3:]]) < steps[0]["pixels"]
+
+
+@pytest.mark.parametrize(
+    ("name", "teachers", "message"),
+    [
+        ("encoder", [], "generator=FILE"),
+        ("encoder", ["generator=none.safetensors"], r"none\.safetensors"),
+        ("generator", ["dlib"], "no teacher"),
+    ],
+)
+def test_teachers_that_make_no_sense(name, teachers, message, photos, tmp_path):
+    settings = ['guides=["dlib"]'] if name == "encoder" else []
+    recipe = configured(name, settings)
+    with pytest.raises(TrainingError, match=message):
+        recipe.task(load_faces([photos], size=128), teachers, tmp_path, CPU, 3)
