@@ -139,6 +139,7 @@ def test_photo_line_follows_the_schema():
     assert {"schema", "type", "photo", "status", "message", "released", "width", "height"} | {
         "dropped",
         "seconds",
+        "charges",
         "faces",
     } == made.keys()
     assert (made["schema"], made["type"], made["photo"]) == (report.SCHEMA, "photo", "a/b.jpg")
