@@ -2,7 +2,7 @@
 
     python benchmarks/identity.py --threads 2
 
-Plain: float32, contiguous layout, AAD layers written as FaceShifter's equations 3 to 6 state them
+Plain: float32, AAD layers written as FaceShifter's equations 3 to 6 state them
 (four full-size products, two sums, a mask and its complement), gradients left on. Both give the
 same pictures, which is checked first. Then what a release costs in all: dlib's vector, OpenDP's
 noise, the network.
@@ -38,8 +38,8 @@ class Plain(AdaptiveAttention):
 
 
 def plain(net: IdentityNet) -> IdentityNet:
-    """A copy with plain layers in contiguous layout, whose parameters keep gradients."""
-    copied = copy.deepcopy(net).to(memory_format=torch.contiguous_format).requires_grad_()
+    """A copy with plain layers, whose parameters keep gradients."""
+    copied = copy.deepcopy(net).requires_grad_()
     for block in copied.aei.generator.blocks:
         for norm in block.norms:
             norm.__class__ = Plain
@@ -77,9 +77,8 @@ def main() -> None:
         random = stream(0, batch)
         faces = torch.rand(batch, 3, 256, 256, generator=random) * 2 - 1
         identity = F.normalize(torch.randn(batch, 128, generator=random))
-        packed = faces.contiguous(memory_format=torch.channels_last)
 
-        def fast(x: Tensor = packed, u: Tensor = identity) -> Tensor:
+        def fast(x: Tensor = faces, u: Tensor = identity) -> Tensor:
             with torch.no_grad():
                 return ours(x, u)
 

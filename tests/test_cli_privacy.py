@@ -97,12 +97,16 @@ def test_sensitivity_is_measured_and_labelled(typed, hopper_path, astronaut, tmp
     shutil.copy(hopper_path, folder / "grace.jpg")
     Image.fromarray(astronaut).save(folder / "eileen.png")
     (folder / "broken.png").write_bytes(b"no picture")
+    beside = tmp_path / "facedeid-out"  # nothing is written, so nothing can collide
+    beside.mkdir()
+    shutil.copy(hopper_path, beside / "grace.jpg")
     target = tmp_path / "sensitivity.json"
     code, text = typed("sensitivity", folder, "-o", target)
     assert code == 0
     assert "2 faces" in text
     assert "no guarantee" in text
     found = json.loads(target.read_text())
+    assert typed("sensitivity", folder / "grace.jpg", beside / "grace.jpg")[0] == 0
     assert 2 < found["empirical_sensitivity"] < found["bounded_sensitivity"]
     assert f"measured={found['empirical_sensitivity']:.6g}" in text
     code, text = typed("sensitivity", folder, "-o", target)

@@ -49,7 +49,12 @@ def test_the_bounded_constants_are_the_diameters_of_the_balls():
 
 
 @given(
-    st.lists(st.lists(st.floats(-1e6, 1e6), min_size=5, max_size=5), min_size=2, max_size=6),
+    # no subnormals: training sets the process to flush them to zero
+    st.lists(
+        st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=5, max_size=5),
+        min_size=2,
+        max_size=6,
+    ),
     st.sampled_from(["l1", "l2"]),
 )
 def test_no_two_clipped_vectors_lie_farther_apart_than_the_sensitivity(rows, ball):
@@ -254,8 +259,10 @@ def test_faces_are_known_again(ledger):
     assert ledger.subject_of(one, 0.6) == "face-1"
     assert ledger.subject_of(two, 0.6) == "face-2"
     assert ledger.subject_of(one + 0.01, 0.6) == "face-1"
+    ledger.spend({"face-1": 1})
     ledger.reset("face-1")
     assert ledger.subject_of(two, 0.6) == "face-2"
+    assert ledger.subject_of(one - 0.3, 0.6) == "face-3"  # nobody gets another's account
 
 
 def test_a_file_that_is_no_ledger_is_refused(tmp_path):

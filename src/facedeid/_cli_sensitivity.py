@@ -50,7 +50,7 @@ def sensitivity(
     models = Models(device)
     dlib, net = models.recognizer("dlib"), models.identity
     found = []
-    sources, _ = collect(photos, Path("facedeid-out"))
+    sources, _ = collect(photos, None)
     for source in track(sources, "looking", console=err, disable=not err.is_terminal):
         try:
             rgb = imaging.read(source.path).rgb8

@@ -94,11 +94,12 @@ class Run:
 # ------------------------------------------------------------------------------- what goes in
 
 
-def collect(inputs: Sequence[str | Path], output: Path) -> tuple[list[Source], list[str]]:
+def collect(inputs: Sequence[str | Path], output: Path | None) -> tuple[list[Source], list[str]]:
     """Photos among files, folders (recursively) and glob patterns, and files that are none.
 
     A file given by name keeps its name in the output folder, one found in a folder its path below
-    that folder. Symbolic links to folders are not followed; the output folder is left out.
+    that folder. Symbolic links to folders are not followed; the output folder is left out (None:
+    nothing will be written).
 
     Raises:
         OptionError: an input does not exist, or nothing was given.
@@ -108,13 +109,14 @@ def collect(inputs: Sequence[str | Path], output: Path) -> tuple[list[Source], l
     ignored: list[str] = []
     for given in inputs:
         for path in _expanded(str(given)):
-            if path.is_dir() and _real(path) != _real(output):
+            if path.is_dir() and not _is(path, output):
                 _walk(path, output, sources, ignored)
             elif not path.is_dir():
                 sources.append(Source(path, path.name))
     if not sources:
         raise OptionError(f"there is no photo in {', '.join(map(str, inputs)) or 'nothing'}")
-    _refuse_collisions(sources, output)
+    if output is not None:
+        _refuse_collisions(sources, output)
     return sources, ignored
 
 
@@ -127,13 +129,13 @@ def _expanded(given: str) -> list[Path]:
     return [Path(m) for m in matches]
 
 
-def _walk(folder: Path, output: Path, sources: list[Source], ignored: list[str]) -> None:
+def _walk(folder: Path, output: Path | None, sources: list[Source], ignored: list[str]) -> None:
     def unreadable(error: OSError) -> None:
         raise OptionError(f"cannot list {error.filename}: {error.strerror}") from error
 
     for base, folders, names in os.walk(folder, onerror=unreadable):
         root = Path(base)
-        folders[:] = sorted(f for f in folders if _real(root / f) != _real(output))
+        folders[:] = sorted(f for f in folders if not _is(root / f, output))
         links = [root / f for f in folders if (root / f).is_symlink()]
         ignored.extend(link.relative_to(folder).as_posix() for link in links)
         for name in sorted(names):
@@ -161,6 +163,10 @@ def _refuse_collisions(sources: Sequence[Source], output: Path) -> None:
                 "protect them into different folders"
             )
         targets[target] = source.path
+
+
+def _is(folder: Path, output: Path | None) -> bool:
+    return output is not None and _real(folder) == _real(output)
 
 
 def _real(path: Path) -> Path:
@@ -432,14 +438,14 @@ def protect_folder(
         manifest.close()
         _write_reports(run, head, originals=report_originals)
     if draws > 1:
-        _write_sheets(run)
+        _write_sheets(run, draws)
     return run
 
 
 def _drawn(sources: Sequence[Source], draws: int, output: Path) -> list[Source]:
     """Each photo so many times."""
     drawn = [
-        Source(source.path, f"draw-{number}/{source.relative}")
+        Source(source.path, f"{_draw(number)}/{source.relative}")
         for source in sources
         for number in range(1, draws + 1)
     ]
@@ -447,17 +453,18 @@ def _drawn(sources: Sequence[Source], draws: int, output: Path) -> list[Source]:
     return drawn
 
 
-def _write_sheets(run: Run) -> None:
+def _draw(number: int) -> str:
+    return f"draw-{number}"
+
+
+def _write_sheets(run: Run, draws: int) -> None:
     """Put the released draws of each photo side by side."""
-    draws: dict[str, list[Path]] = {}
-    for item in sorted(run.done, key=lambda item: int(item.photo.partition("/")[0][5:])):
-        if item.record["released"]:
-            name = item.photo.partition("/")[2]
-            draws.setdefault(name, []).append(run.output / item.photo)
-    for name, paths in draws.items():
+    released = {item.photo for item in run.done if item.record["released"]}
+    for name in sorted({photo.partition("/")[2] for photo in released}):
+        photos = [f"{_draw(number)}/{name}" for number in range(1, draws + 1)]
         sheet = run.output / SHEETS / f"{name}.jpg"
         _make_folder(sheet.parent)
-        report.contact_sheet(paths, sheet)
+        report.contact_sheet([run.output / p for p in photos if p in released], sheet)
 
 
 def _begin(manifest: _Manifest, job: _Job) -> None:

@@ -14,6 +14,7 @@ from facedeid.random import stream
 from facedeid.training.augment import augmented
 from facedeid.training.data import load_faces
 from facedeid.training.loop import Options, train
+from facedeid.training.prepared import judged
 from facedeid.training.recipes import configured
 
 CPU = torch.device("cpu")
@@ -78,7 +79,7 @@ def test_a_step_depends_on_seed_and_step_alone_and_critics_learn_from_their_own_
     for name in ("critic", "judge"):
         task.model.zero_grad()
         x = torch.rand(2, *((3, 128, 128) if name == "critic" else (STYLE,)), requires_grad=True)
-        task._scores(name, x).sum().backward()
+        judged(task.model.get_submodule(name), x).sum().backward()
         assert x.grad.abs().sum() > 0
         assert all(p.grad is None for p in task.model.get_submodule(name).parameters())
 

@@ -111,7 +111,7 @@ class IdentityDp(Method):
         mechanism = self._mechanism(own.shape[1], random)
         noisy = F.normalize(mechanism.release(own)).float()
         released = self._projected(noisy, net, models).to(models.device)
-        made = net(faces.to(models.device, memory_format=torch.channels_last), released)
+        made = net(faces.to(models.device), released)
         facts = {
             "epsilon": self.epsilon if math.isfinite(self.epsilon) else "infinite",
             "private": mechanism.private,

@@ -72,14 +72,17 @@ class Models:
         Raises:
             WeightsError: the installation is damaged.
         """
-        return self._frozen(IdentityNet(), "facedeid-identity.safetensors")
+        file = "facedeid-identity.safetensors"
+        return self._frozen(IdentityNet(), file, torch.contiguous_format)  # for its instance norms
 
-    def _frozen(self, net: _Net, file: str) -> _Net:
+    def _frozen(
+        self, net: _Net, file: str, layout: torch.memory_format = torch.channels_last
+    ) -> _Net:
         """A network that ships, as its recipe exported it."""
         state = load_state(shipped(file))
         net = load_official(net, {k.removeprefix("net."): v for k, v in state.items()})
         net = net.to(self.device).eval().requires_grad_(False)
-        return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return net.to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
     @cached_property
     def _bank(self) -> dict[str, Tensor]:

@@ -167,7 +167,7 @@ class Ledger:
             else:
                 name = None
             if name is None:
-                name = f"face-{len({row[0] for row in rows}) + 1}"
+                name = f"face-{_last_face(db) + 1}"
             db.execute("insert into faces values (?, ?)", (name, own.numpy().tobytes()))
             return name
 
@@ -212,3 +212,13 @@ class Ledger:
                 db.execute("rollback")
                 raise
             db.execute("commit")
+
+
+def _last_face(db: sqlite3.Connection) -> int:
+    """The highest number of a face with a vector, a spend or a limit."""
+    names = db.execute(
+        "select subject from faces union select subject from spends union select subject "
+        "from accounts"
+    )
+    numbers = [row[0].removeprefix("face-") for row in names if row[0].startswith("face-")]
+    return max((int(number) for number in numbers if number.isdecimal()), default=0)

@@ -108,8 +108,6 @@ class Laplace:
     @property
     def scale(self) -> float:
         """b of the Laplace noise: Δf / ε."""
-        if not self.private:
-            return 0.0
         return self.sensitivity.value / self.epsilon * (1 + SLACK)
 
     @property
@@ -119,7 +117,7 @@ class Laplace:
         The paper's text speaks of noise per coordinate; those budgets do not add up to the total,
         because no two vectors differ by the most in every coordinate at once.
         """
-        return self.sensitivity.coordinate / self.scale if self.private else math.inf
+        return self.sensitivity.coordinate / self.scale if self.scale else math.inf
 
     def release(self, vectors: Tensor) -> Tensor:
         """N×D vectors, clipped, with noise: float64 on the CPU, each row a release of its own.
@@ -174,21 +172,11 @@ class SeededLaplace(Laplace):
         """Never."""
         return False
 
-    @property
-    def scale(self) -> float:
-        """As of `Laplace`."""
-        return Laplace(self.epsilon, self.sensitivity, self.dim).scale
-
-    @property
-    def per_coordinate(self) -> float:
-        """As of `Laplace`."""
-        return Laplace(self.epsilon, self.sensitivity, self.dim).per_coordinate
-
     def release(self, vectors: Tensor) -> Tensor:
         """As `Laplace.release`, row i with noise from generator i."""
         clipped = self._checked(vectors)
         rows = []
-        for generator in self.random[: len(clipped)]:
+        for _, generator in zip(clipped, self.random, strict=True):
             uniform = torch.rand(self.dim, generator=generator, dtype=torch.float64) - 0.5
             rows.append(-uniform.sign() * torch.log1p(-2 * uniform.abs()))
         return clipped + self.scale * torch.stack(rows) if rows else clipped

@@ -17,20 +17,31 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from facedeid.errors import FacedeidError, TrainingError
 from facedeid.losses import ssim, towards
-from facedeid.models import Models, Recognizer
+from facedeid.models import CODED, Models, Recognizer
 from facedeid.nets import load_official
 from facedeid.nets.lpips import Lpips
 from facedeid.nets.style_pair import CHANNELS, STYLE, StylePair, compact_discriminator
 from facedeid.random import stream
 from facedeid.training.data import Faces
-from facedeid.training.prepared import MARGINS, Batch, Prepared, networks
+from facedeid.training.prepared import (
+    MARGINS,
+    Batch,
+    Prepared,
+    judged,
+    networks,
+    r1,
+    ramp,
+    sheet,
+)
 from facedeid.weights.loading import load_state
 
 __all__ = ["AutoencoderRecipe", "AutoencoderTask", "EncoderRecipe"]
+
+PENALTY_EVERY = 16
+"""Steps from one R1 penalty to the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +54,8 @@ class AutoencoderRecipe:
     bf16: ClassVar[bool] = True
     betas: ClassVar[tuple[float, float]] = (0.5, 0.99)
     small: ClassVar[Mapping[str, Any]] = {"batch": 4}
+    joint: ClassVar[bool] = True
+    """Whether the generator learns too."""
 
     steps: int = 20_000
     batch: int = 8
@@ -67,7 +80,7 @@ class AutoencoderRecipe:
     """Step at which discriminator and samples come in; before, they would cost and say little."""
     r1: float = 1.0
     """γ of the penalty on the discriminator's gradient, every 16 steps."""
-    guides: tuple[str, ...] = ("dlib", "mobilefacenet-casia", "mobileface-v2")
+    guides: tuple[str, ...] = CODED
 
     def task(
         self, data: Faces, teachers: Sequence[str], out: Path, device: torch.device, seed: int
@@ -85,8 +98,7 @@ class EncoderRecipe(AutoencoderRecipe):
     summary: ClassVar[str] = "a W+ encoder for a generator that is there"
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
 
-    adversary_from: int = 1 << 40
-    """Never: the generator stays what it is."""
+    joint: ClassVar[bool] = False
 
     def task(
         self, data: Faces, teachers: Sequence[str], out: Path, device: torch.device, seed: int
@@ -155,13 +167,7 @@ class AutoencoderTask:
     ) -> None:
         self.recipe, self.device, self.seed = recipe, device, seed
         self.guides, self.models, self.distance = guides, models, distance
-        self.training = Prepared.of(data.part(held_out=False), guides, out / "own")
-        try:
-            self._held_out: Prepared | None = Prepared.of(
-                data.part(held_out=True), guides, out / "held-out"
-            )
-        except TrainingError:
-            self._held_out = None
+        self.training, self._held_out = Prepared.parts(data, guides, out)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model: nn.Module = _Contest()
@@ -170,7 +176,7 @@ class AutoencoderTask:
         """Loss of one step; the same for the same seed and step."""
         r, random = self.recipe, stream(self.seed, self.recipe.name, step)
         batch = self.training.draw(r.batch, random, self.device)
-        contested = step >= r.adversary_from
+        contested = r.joint and step >= r.adversary_from
         z = torch.randn(r.batch // 2, STYLE, generator=random).to(self.device)
         made, codes, *drawn = (x.float() for x in model(batch.cover, z if contested else None))
         mean = codes.mean(1)
@@ -183,12 +189,13 @@ class AutoencoderTask:
         }
         if drawn:
             styles, samples = drawn
-            share = min(1.0, (step - r.adversary_from) / max(1, r.adversary_from))
+            critic, judge = (self.model.get_submodule(name) for name in ("critic", "judge"))
             faces = torch.cat([made, samples])
-            parts["fooling"] = r.adversarial * share * _softplus(-self._scores("critic", faces))
-            parts["critic"] = self._critic(batch.cover, faces.detach(), step)
-            parts["prior"] = r.prior * _softplus(-self._scores("judge", styles))
-            judge = self.model.get_submodule("judge")
+            parts["fooling"] = (
+                r.adversarial * ramp(step, r.adversary_from) * _softplus(-judged(critic, faces))
+            )
+            parts["critic"] = self._critic(critic, batch.cover, faces.detach(), step)
+            parts["prior"] = r.prior * _softplus(-judged(judge, styles))
             parts["judge"] = _softplus(-judge(mean.detach())) + _softplus(judge(styles.detach()))
         loss = torch.stack(list(parts.values())).sum()
         return loss, {name: value.item() for name, value in parts.items()}
@@ -199,31 +206,21 @@ class AutoencoderTask:
         near = MARGINS[guide.spec.metric][1] / 2
         return towards(guide.distance(vectors, batch.own[guide.name]), near).mean()
 
-    def _scores(self, name: str, x: Tensor) -> Tensor:
-        """Of a critic that does not learn from them."""
-        critic = self.model.get_submodule(name)
-        frozen = {k: v.detach() for k, v in critic.named_parameters()}
-        scores: Tensor = functional_call(critic, frozen, (x,))
-        return scores
-
-    def _critic(self, real: Tensor, made: Tensor, step: int) -> Tensor:
+    def _critic(self, critic: nn.Module, real: Tensor, made: Tensor, step: int) -> Tensor:
         """The discriminator's loss, and now and then the penalty on its gradient (R1)."""
-        critic = self.model.get_submodule("critic")
         loss = _softplus(critic(made))
-        if step % 16:
+        if step % PENALTY_EVERY:
             return loss + _softplus(-critic(real))
         real = real.detach().requires_grad_()
         scores = critic(real)
-        (slope,) = torch.autograd.grad(scores.sum(), real, create_graph=True)
-        penalty = slope.square().flatten(1).sum(1).mean()
-        return loss + _softplus(-scores) + 16 * self.recipe.r1 / 2 * penalty
+        return loss + _softplus(-scores) + PENALTY_EVERY * self.recipe.r1 / 2 * r1(scores, real)
 
     def finish(self, model: nn.Module) -> None:
         """The critics are not exported; codes become offsets from the mean latent."""
         del model.critic, model.judge
         pair = model.get_submodule("pair")
         assert isinstance(pair, StylePair)
-        if isinstance(self.recipe, EncoderRecipe):
+        if not self.recipe.joint:
             return
         centre = pair.generator.mean_latent(random=stream(0, "mean latent"))[0]
         for head in pair.encoder.styles:
@@ -260,8 +257,7 @@ class AutoencoderTask:
         z = torch.randn(12, STYLE, generator=stream(1, "grid")).to(self.device)
         samples = pair.decode(pair.generator.latent(z))
         rows = [batch.cover, made, pair.decode((codes + codes.roll(1, 0)) / 2), samples]
-        pictures = [torch.cat(list((row.clamp(-1, 1) + 1) * 127.5), 2) for row in rows]
-        return torch.cat(pictures, 1).round().byte().cpu()
+        return sheet(rows)
 
     def metadata(self) -> dict[str, Any]:
         """For the model card and the file of weights."""

@@ -15,16 +15,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from facedeid.errors import TrainingError
-from facedeid.losses import away_from, ssim, towards
+from facedeid.losses import ssim
 from facedeid.models import CODED, Models, Recognizer, identity_codes, lookalikes
 from facedeid.nets.hiding import EmbeddingNet
 from facedeid.nets.lpips import Lpips
 from facedeid.random import stream
 from facedeid.training.data import Faces
-from facedeid.training.diversity import diverse, jittered_landmarks
 from facedeid.training.prepared import (
-    MARGINS,
     Batch,
     Prepared,
     Rivals,
@@ -32,7 +29,11 @@ from facedeid.training.prepared import (
     alike,
     around,
     colour,
+    in_turn,
+    lead,
     networks,
+    ramp,
+    sheet,
 )
 
 __all__ = ["EmbeddingRecipe", "EmbeddingTask"]
@@ -106,14 +107,9 @@ class EmbeddingTask:
     ) -> None:
         self.recipe, self.device, self.seed = recipe, device, seed
         self.guides, self.models, self.distance = guides, models, distance
-        self.training = _Photos.of(
-            Prepared.of(data.part(held_out=False), guides, out / "own"), recipe, models
-        )
-        try:
-            held = Prepared.of(data.part(held_out=True), guides, out / "held-out")
-            self._held_out: _Photos | None = _Photos.of(held, recipe, models)
-        except TrainingError:
-            self._held_out = None
+        training, held = Prepared.parts(data, guides, out)
+        self.training = _Photos.of(training, recipe, models)
+        self._held_out = None if held is None else _Photos.of(held, recipe, models)
         self.codes = identity_codes(models)
         net = EmbeddingNet(width=recipe.width, levels=recipe.levels, limit=recipe.limit)
         self.model: nn.Module = Rivals(net)
@@ -132,47 +128,25 @@ class EmbeddingTask:
 
         parts = {
             "identity": r.identity
-            * self._identity(self._asked(step), made, batch, target, strength, random),
+            * lead(
+                in_turn(self.guides, r.together, step),
+                made,
+                batch,
+                {name: self.models.identities(name)[target] for name in batch.own},
+                strength,
+                random,
+            ),
             "perceptual": r.perceptual * self.distance(cover, made).mean(),
             "structure": r.structure * (1 - ssim(cover, made)).mean(),
             "pixels": r.pixels * (eyes * change.square()).mean(),
             "colour": r.colour * colour(change).square().mean(),
             "common": r.common * alike(change),
         }
-        weight = r.adversarial * min(1.0, max(0.0, (step - r.adversary_from) / r.adversary_from))
         fooling, critic = adversarial(self.model.get_submodule("critic"), cover, made)
-        parts["fooling"], parts["critic"] = weight * fooling, critic
+        parts["fooling"] = r.adversarial * ramp(step, r.adversary_from) * fooling
+        parts["critic"] = critic
         loss = torch.stack(list(parts.values())).sum()
         return loss, {name: value.item() for name, value in parts.items()}
-
-    def _asked(self, step: int) -> list[Recognizer]:
-        """The guides of a step, in turn."""
-        count = min(self.recipe.together, len(self.guides))
-        return [self.guides[(step * count + i) % len(self.guides)] for i in range(count)]
-
-    def _identity(
-        self,
-        guides: Sequence[Recognizer],
-        made: Tensor,
-        batch: Batch,
-        target: Tensor,
-        strength: Tensor,
-        random: torch.Generator,
-    ) -> Tensor:
-        """Away from oneself, towards the synthetic person; mean over recognisers and faces."""
-        terms = []
-        for recognizer in guides:
-            away, near = MARGINS[recognizer.spec.metric]
-            own, bank = batch.own[recognizer.name], self.models.identities(recognizer.name)
-            other = bank[target]
-            seen = diverse(made, random)
-            points = jittered_landmarks(batch.landmarks, random)
-            vectors = recognizer.embed(seen, points)
-            still = recognizer.distance(own, other)
-            goal = near + (1 - strength) * (still - near).clamp_min(0)
-            terms.append(away_from(recognizer.distance(vectors, own), away * strength).mean())
-            terms.append(towards(recognizer.distance(vectors, other), goal).mean())
-        return torch.stack(terms).mean()
 
     def finish(self, model: nn.Module) -> None:
         """The adversary is not exported."""
@@ -212,8 +186,7 @@ class EmbeddingTask:
         net = copy.deepcopy(self.model).eval()
         made = [self._applied(net, batch, target, s) for s in (0.5, 1.0)]
         rows = [batch.cover, *made, (4 * (made[1] - batch.cover)).clamp(-1, 1)]
-        pictures = [torch.cat(list((row + 1) * 127.5), 2) for row in rows]
-        return torch.cat(pictures, 1).round().byte().cpu()
+        return sheet(rows)
 
     def metadata(self) -> dict[str, Any]:
         """For the model card and the file of weights."""

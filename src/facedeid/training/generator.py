@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from facedeid.errors import FacedeidError, TrainingError
 from facedeid.evaluation.realism import frechet
@@ -29,6 +28,7 @@ from facedeid.nets.stylegan2 import mix
 from facedeid.random import stream
 from facedeid.training.augment import augmented
 from facedeid.training.data import Faces
+from facedeid.training.prepared import judged, r1, sheet
 
 __all__ = ["GeneratorRecipe", "GeneratorTask"]
 
@@ -121,7 +121,8 @@ class GeneratorTask:
         self._sure: list[float] = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model: nn.Module = _Gan()
+            self.gan = _Gan()
+        self.model: nn.Module = self.gan
 
     def loss(self, model: Any, step: int) -> tuple[Tensor, dict[str, float]]:
         """Loss of one step of both networks."""
@@ -131,9 +132,8 @@ class GeneratorTask:
         flip = torch.rand(r.batch, generator=random) < 0.5
         real = torch.where(flip.to(self.device)[:, None, None, None], real.flip(-1), real)
         made = model(*self._drawn(r.batch, random)).float()
-        critic = self.model.get_submodule("critic")
-        frozen = {k: v.detach() for k, v in critic.named_parameters()}
-        fooled = functional_call(critic, frozen, (augmented(made, self.p, random),))
+        critic = self.gan.critic
+        fooled = judged(critic, augmented(made, self.p, random))
         seen = augmented(real, self.p, random)
         penalised = step % PENALTY_EVERY == 0
         if penalised:
@@ -145,20 +145,18 @@ class GeneratorTask:
             "made": F.softplus(critic(augmented(made.detach(), self.p, random))).mean(),
         }
         if penalised:
-            (slope,) = torch.autograd.grad(scores.sum(), seen, create_graph=True)
-            parts["r1"] = PENALTY_EVERY * r.r1 / 2 * slope.square().flatten(1).sum(1).mean()
+            parts["r1"] = PENALTY_EVERY * r.r1 / 2 * r1(scores, seen)
         self._sure.append(scores.detach().sign().mean().item())
         loss = torch.stack(list(parts.values())).sum()
         return loss, {**{k: v.item() for k, v in parts.items()}, "p": self.p}
 
     def _drawn(self, count: int, random: torch.Generator) -> tuple[Any, ...]:
         """z, other z, where styles change, noise."""
-        generator = self.model.get_submodule("generator")
-        styles: int = generator.n_latent  # type: ignore[assignment]
+        generator, styles = self.gan.generator, self.gan.generator.n_latent
         z, other = torch.randn(2, count, STYLE, generator=random).to(self.device)
         cut = torch.randint(1, styles, (count,), generator=random)
         mixed = torch.rand(count, generator=random) < self.recipe.mixing
-        noise = generator.draw_noise(count, random)  # type: ignore[operator]
+        noise = generator.draw_noise(count, random)
         return z, other, torch.where(mixed, cut, styles).to(self.device), noise
 
     @property
@@ -186,9 +184,9 @@ class GeneratorTask:
 
     def finish(self, model: nn.Module) -> None:
         """The discriminator is not exported; the mean latent is."""
+        assert isinstance(model, _Gan)
         del model.critic
-        generator = model.get_submodule("generator")
-        model.centre = generator.mean_latent(random=stream(0, "mean latent"))[0]  # type: ignore[operator]
+        model.centre = model.generator.mean_latent(random=stream(0, "mean latent"))[0]
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -205,25 +203,23 @@ class GeneratorTask:
         return {"frechet over facedeid-mobile": frechet(torch.cat(made), torch.cat(photos))}
 
     def _samples(self, model: nn.Module, count: int) -> list[Tensor]:
-        generator, random = model.get_submodule("generator"), stream(self.seed, "samples")
+        assert isinstance(model, _Gan)
+        generator, random = model.generator, stream(self.seed, "samples")
         z = torch.randn(count, STYLE, generator=random).to(self.device)
-        return [generator(generator.latent(part)).clamp(-1, 1) for part in torch.split(z, 25)]  # type: ignore[operator]
+        return [generator(generator.latent(part)).clamp(-1, 1) for part in torch.split(z, 25)]
 
     @torch.no_grad()
     def grid(self) -> Tensor:
         """24 samples, and 12 whose coarse styles are of one face, fine ones of another."""
-        model = copy.deepcopy(self.model).eval()
-        generator = model.get_submodule("generator")
+        generator = copy.deepcopy(self.gan.generator).eval()
         z = torch.randn(24, STYLE, generator=stream(0, "grid")).to(self.device)
-        w = generator.widen(generator.latent(z))  # type: ignore[operator]
+        w = generator.widen(generator.latent(z))
         rows = [w[:12], w[12:], mix(w[:12], w[12:], 4)]
-        pictures = [torch.cat(list((generator(row).clamp(-1, 1) + 1) * 127.5), 2) for row in rows]
-        return torch.cat(pictures, 1).round().byte().cpu()
+        return sheet([generator(row) for row in rows])
 
     def metadata(self) -> dict[str, Any]:
         """For the model card and the file of weights."""
-        generator = self.model.get_submodule("generator")
         return {
             "photos": len(self.photos),
-            "parameters": sum(p.numel() for p in generator.parameters()),
+            "parameters": sum(p.numel() for p in self.gan.generator.parameters()),
         }

@@ -17,15 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facedeid.errors import TrainingError
-from facedeid.losses import away_from, ssim, towards
+from facedeid.losses import ssim
 from facedeid.models import CODED, Models, Recognizer
 from facedeid.nets.aei import IdentityNet
 from facedeid.nets.lpips import Lpips
 from facedeid.random import stream
 from facedeid.training.data import Faces
-from facedeid.training.diversity import diverse, jittered_landmarks
 from facedeid.training.prepared import (
-    MARGINS,
     Batch,
     Prepared,
     Rivals,
@@ -33,7 +31,11 @@ from facedeid.training.prepared import (
     alike,
     around,
     colour,
+    in_turn,
+    lead,
     networks,
+    ramp,
+    sheet,
 )
 
 __all__ = ["IdentityRecipe", "IdentityTask"]
@@ -128,13 +130,7 @@ class IdentityTask:
     ) -> None:
         self.recipe, self.device, self.seed = recipe, device, seed
         self.guides, self.models, self.distance = guides, models, distance
-        self.training = Prepared.of(data.part(held_out=False), guides, out / "own")
-        try:
-            self._held_out: Prepared | None = Prepared.of(
-                data.part(held_out=True), guides, out / "held-out"
-            )
-        except TrainingError:
-            self._held_out = None
+        self.training, self._held_out = Prepared.parts(data, guides, out)
         net = IdentityNet(width=recipe.width, doublings=recipe.doublings, limit=recipe.limit)
         net.centre = self.training.own["dlib"].mean(0)
         self.net = net
@@ -152,7 +148,16 @@ class IdentityTask:
         careful = 1 + 4 * around(batch.landmarks, cover.shape[-1], CAREFUL).to(self.device)
         kept = 1 - wanted.change
         parts = {
-            "identity": r.identity * self._identity(self._asked(step), made, batch, wanted, random),
+            "identity": r.identity
+            * lead(
+                in_turn(self.guides, r.together, step),
+                made,
+                batch,
+                wanted.target,
+                wanted.change,
+                random,
+                margin=r.margin,
+            ),
             "reconstruction": r.reconstruction * (kept * change.square().flatten(1).mean(1)).mean(),
             "perceptual": r.perceptual * ((1 + 3 * kept) * self.distance(cover, made)).mean(),
             "structure": r.structure * ((1 + 3 * kept) * (1 - ssim(cover, made))).mean(),
@@ -161,16 +166,11 @@ class IdentityTask:
             "colour": r.colour * colour(change).square().mean(),
             "common": r.common * alike(change),
         }
-        weight = r.adversarial * min(1.0, max(0.0, (step - r.adversary_from) / r.adversary_from))
         fooling, critic = adversarial(self.model.get_submodule("critic"), cover, made)
-        parts["fooling"], parts["critic"] = weight * fooling, critic
+        parts["fooling"] = r.adversarial * ramp(step, r.adversary_from) * fooling
+        parts["critic"] = critic
         loss = torch.stack(list(parts.values())).sum()
         return loss, {name: value.item() for name, value in parts.items()}
-
-    def _asked(self, step: int) -> list[Recognizer]:
-        """The guides of a step, in turn."""
-        count = min(self.recipe.together, len(self.guides))
-        return [self.guides[(step * count + i) % len(self.guides)] for i in range(count)]
 
     def _wanted(self, source: Prepared, batch: Batch, random: torch.Generator) -> _Wanted:
         """Draw a kind of identity for each face of a batch."""
@@ -202,29 +202,6 @@ class IdentityTask:
             target[name] = torch.where(itself, vectors, found)
         likeness = (unit * own).sum(1)
         return _Wanted(unit, target, ((1 - likeness) / (1 - STRANGER)).clamp(0, 1))
-
-    def _identity(
-        self,
-        guides: Sequence[Recognizer],
-        made: Tensor,
-        batch: Batch,
-        wanted: _Wanted,
-        random: torch.Generator,
-    ) -> Tensor:
-        """Away from oneself and towards the other as far as the vector is; mean over all."""
-        terms = []
-        for recognizer in guides:
-            away, near = MARGINS[recognizer.spec.metric]
-            own, target = batch.own[recognizer.name], wanted.target[recognizer.name]
-            seen = diverse(made, random)
-            points = jittered_landmarks(batch.landmarks, random)
-            vectors = recognizer.embed(seen, points)
-            still = recognizer.distance(own, target)
-            goal = near + (1 - wanted.change) * (still - near).clamp_min(0)
-            margin = self.recipe.margin * away * wanted.change
-            terms.append(away_from(recognizer.distance(vectors, own), margin).mean())
-            terms.append(towards(recognizer.distance(vectors, target), goal).mean())
-        return torch.stack(terms).mean()
 
     def finish(self, model: nn.Module) -> None:
         """The adversary is not exported."""
@@ -274,8 +251,7 @@ class IdentityTask:
         net = copy.deepcopy(self.model).eval()
         rows = [batch.cover]
         rows += [batch.within(net(batch.cover, u)) for u in (own, own.roll(1, 0), direction)]
-        pictures = [torch.cat(list((row + 1) * 127.5), 2) for row in rows]
-        return torch.cat(pictures, 1).round().byte().cpu()
+        return sheet(rows)
 
     def metadata(self) -> dict[str, Any]:
         """For the model card and the file of weights."""

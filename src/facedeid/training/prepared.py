@@ -1,8 +1,9 @@
-"""What recipes that change faces share: photos with own embeddings and masks, and the adversary."""
+"""What recipes that change faces share: photos with own embeddings and masks, and losses."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -12,6 +13,7 @@ from torch.func import functional_call
 from facedeid.errors import FacedeidError, TrainingError
 from facedeid.faces import face_mask, from_landmarks
 from facedeid.landmarks import MIRRORED
+from facedeid.losses import away_from, towards
 from facedeid.models import Models, Recognizer
 from facedeid.nets.lpips import Lpips, lpips, lpips_state
 from facedeid.nets.patch_discriminator import (
@@ -22,6 +24,7 @@ from facedeid.nets.patch_discriminator import (
 )
 from facedeid.training.data import Faces
 from facedeid.training.degrade import blurred, coloured, shrunk
+from facedeid.training.diversity import diverse, jittered_landmarks
 
 __all__ = [
     "MARGINS",
@@ -32,7 +35,13 @@ __all__ = [
     "alike",
     "around",
     "colour",
+    "in_turn",
+    "judged",
+    "lead",
     "networks",
+    "r1",
+    "ramp",
+    "sheet",
 ]
 
 MARGINS: Mapping[str, tuple[float, float]] = {"euclidean": (0.95, 0.60), "cosine": (1.0, 0.55)}
@@ -76,13 +85,35 @@ def networks(
     return models, found, distance
 
 
+def judged(critic: nn.Module, x: Tensor) -> Any:
+    """What a critic makes of x without learning from it; gradients reach x."""
+    frozen = {k: v.detach() for k, v in critic.named_parameters()}
+    return functional_call(critic, frozen, (x,))
+
+
+def r1(scores: Tensor, real: Tensor) -> Tensor:
+    """Mean squared gradient of a critic's scores at real photos (Mescheder et al. 2018)."""
+    (slope,) = torch.autograd.grad(scores.sum(), real, create_graph=True)
+    return slope.square().flatten(1).sum(1).mean()
+
+
 def adversarial(critic: nn.Module, cover: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
     """Hinge losses of the network (its gradient leaves the critic alone) and of the critic."""
-    frozen = {k: v.detach() for k, v in critic.named_parameters()}
-    fooling = hinge_generator(functional_call(critic, frozen, (made,)))
+    fooling = hinge_generator(judged(critic, made))
     scores = critic(torch.cat([cover, made.detach()]))
     real, fake = [s[: len(cover)] for s in scores], [s[len(cover) :] for s in scores]
     return fooling, hinge_real(real) + hinge_fake(fake)
+
+
+def ramp(step: int, start: int) -> float:
+    """0 up to a step, 1 from twice that on."""
+    return min(1.0, max(0.0, (step - start) / max(1, start)))
+
+
+def in_turn(guides: Sequence[Recognizer], together: int, step: int) -> list[Recognizer]:
+    """The guides of a step, so many at once."""
+    count = min(together, len(guides))
+    return [guides[(step * count + i) % len(guides)] for i in range(count)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +148,22 @@ class Prepared:
         }
         masks = torch.stack([_mask(points, faces.images.shape[-1]) for points in faces.landmarks])
         return cls(faces, masks, own)
+
+    @classmethod
+    def parts(
+        cls, data: Faces, guides: Sequence[Recognizer], out: Path
+    ) -> "tuple[Prepared, Prepared | None]":
+        """The photos to train on, and those held out, if there are any; with files in `out`.
+
+        Raises:
+            TrainingError: there are none to train on.
+        """
+        training = cls.of(data.part(held_out=False), guides, out / "own")
+        try:
+            held = data.part(held_out=True)
+        except TrainingError:
+            return training, None
+        return training, cls.of(held, guides, out / "held-out")
 
     def __len__(self) -> int:
         return len(self.faces)
@@ -168,6 +215,46 @@ def _embedded(recognizer: Recognizer, faces: Faces, cache: Path) -> Tensor:
 def _mask(points: Tensor, side: int) -> Tensor:
     face = from_landmarks(points.double().numpy())
     return torch.from_numpy(face_mask(face, (side, side)) * 255).round().byte()
+
+
+def lead(
+    guides: Sequence[Recognizer],
+    made: Tensor,
+    batch: Batch,
+    target: Mapping[str, Tensor],
+    change: Tensor,
+    random: torch.Generator,
+    *,
+    margin: float = 1.0,
+) -> Tensor:
+    """Away from oneself and towards somebody else: mean over recognisers and faces.
+
+    Args:
+        guides: who looks, each after input diversity.
+        made: the changed faces, N×3×S×S.
+        batch: what they were.
+        target: the others' embeddings, by recogniser.
+        change: how far each face is to go, N: 0 not at all, 1 to the margins.
+        random: of the diversity.
+        margin: multiplies the distance to keep from oneself.
+    """
+    terms = []
+    for recognizer in guides:
+        away, near = MARGINS[recognizer.spec.metric]
+        own, other = batch.own[recognizer.name], target[recognizer.name]
+        seen, points = diverse(made, random), jittered_landmarks(batch.landmarks, random)
+        vectors = recognizer.embed(seen, points)
+        still = recognizer.distance(own, other)
+        goal = near + (1 - change) * (still - near).clamp_min(0)
+        terms.append(away_from(recognizer.distance(vectors, own), margin * away * change).mean())
+        terms.append(towards(recognizer.distance(vectors, other), goal).mean())
+    return torch.stack(terms).mean()
+
+
+def sheet(rows: Sequence[Tensor]) -> Tensor:
+    """Rows of as many faces each, N×3×S×S in [-1, 1], as one picture: 3×H×W uint8."""
+    pictures = [torch.cat(list((row.clamp(-1, 1) + 1) * 127.5), 2) for row in rows]
+    return torch.cat(pictures, 1).round().byte().cpu()
 
 
 def around(points: Tensor, side: int, places: Sequence[slice]) -> Tensor:

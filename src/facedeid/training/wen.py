@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from facedeid.errors import FacedeidError, TrainingError
 from facedeid.losses import cosine, mse, ssim
@@ -29,7 +28,7 @@ from facedeid.nets.patch_discriminator import (
 )
 from facedeid.random import stream
 from facedeid.training.data import Faces
-from facedeid.training.prepared import Batch, Prepared
+from facedeid.training.prepared import Batch, Prepared, judged, sheet
 
 __all__ = ["WenRecipe", "WenTask"]
 
@@ -128,13 +127,7 @@ class WenTask:
         seed: int,
     ) -> None:
         self.recipe, self.encoder, self.device, self.seed = recipe, encoder, device, seed
-        self.training = Prepared.of(data.part(held_out=False), [encoder], out / "own")
-        try:
-            self._held_out: Prepared | None = Prepared.of(
-                data.part(held_out=True), [encoder], out / "held-out"
-            )
-        except TrainingError:
-            self._held_out = None
+        self.training, self._held_out = Prepared.parts(data, [encoder], out)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model: nn.Module = _Pair(recipe, data.images.shape[-1], encoder.spec.dim)
@@ -166,8 +159,7 @@ class WenTask:
     def _adversarial(self, real: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
         """Losses of generator and discriminator; the former leaves the discriminator alone."""
         critic = self.model.get_submodule("critic")
-        frozen = {k: v.detach() for k, v in critic.named_parameters()}
-        fooled = functional_call(critic, frozen, (made,))
+        fooled = judged(critic, made)
         for_real, for_made = critic(real), critic(made.detach())
         if self.recipe.adversary == "hinge":
             return hinge_generator(fooled), hinge_real(for_real) + hinge_fake(for_made)
@@ -205,8 +197,7 @@ class WenTask:
         net = copy.deepcopy(self.model).eval()
         batch, own = self._seen(self._held_out or self.training, 8, stream(0, "grid"))
         rows = [batch.cover, net(batch.cover, own)[0], net(batch.cover, own.roll(1, 0))[0]]
-        pictures = [torch.cat(list((row + 1) * 127.5), 2) for row in rows]
-        return torch.cat(pictures, 1).clamp(0, 255).round().byte().cpu()
+        return sheet(rows)
 
     def metadata(self) -> dict[str, Any]:
         """For the log and the file of weights."""
@@ -223,10 +214,8 @@ def _apart(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
     """Eq. 16: half the squared distance of the maps; each map's as a mean over its elements, so
     that the large ones do not drown the others.
     """
-    return (
-        0.5
-        * torch.stack([(a - b).square().mean() for a, b in zip(before, after, strict=True)]).sum()
-    )
+    apart = [(a - b).square().mean() for a, b in zip(before, after, strict=True)]
+    return 0.5 * torch.stack(apart).sum()
 
 
 def _log(maps: Sequence[Tensor], sign: int) -> Tensor:
