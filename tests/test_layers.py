@@ -21,6 +21,7 @@ ROOMS = [
     "privacy",
     "models",
     "faces",
+    "inversion",
     "methods",
     "verification",
     "selection",
@@ -37,6 +38,7 @@ ROOMS = [
     "_cli_train",
     "_cli_budget",
     "_cli_sensitivity",
+    "_cli_invert",
     "cli",
     "__main__",
 ]

@@ -87,6 +87,16 @@ def protect(
     epsilon: Annotated[
         float | None, typer.Option(help="Of identity-dp: privacy budget of one release.")
     ] = None,
+    tau: Annotated[
+        float | None, typer.Option(help="Of fsap: how far from the original, 1 - cosine.")
+    ] = None,
+    beta: Annotated[
+        float | None, typer.Option(help="Of private-encoder: 0 (private) to 1 (as it is).")
+    ] = None,
+    target_similarity: Annotated[
+        float | None,
+        typer.Option(help="Of private-encoder, in place of beta: cosine by facedeid-mobile."),
+    ] = None,
     draws: Annotated[
         int, typer.Option(help="Releases of each photo, in draw-1, draw-2, ...", min=1)
     ] = 1,
@@ -147,7 +157,15 @@ def protect(
     from facedeid.pipeline import Settings
     from facedeid.plan import Plan
 
-    given = {"strength": strength, "identity": identity, "album": album, "epsilon": epsilon}
+    given = {
+        "strength": strength,
+        "identity": identity,
+        "album": album,
+        "epsilon": epsilon,
+        "tau": tau,
+        "beta": beta,
+        "target_similarity": target_similarity,
+    }
     chosen = parse(method, **{k: v for k, v in given.items() if v is not None})
     for warning in chosen.warnings:
         err.print(f"[yellow]warning:[/] {escape(warning)}")
@@ -408,6 +426,7 @@ def _mount(name: str, module: str, summary: str) -> None:
 
 _mount("budget", "facedeid._cli_budget", "Show and limit what releases have spent of privacy.")
 _mount("sensitivity", "facedeid._cli_sensitivity", "Measure how far identity vectors lie apart.")
+_mount("invert", "facedeid._cli_invert", "Show faces as the generator gives them back.")
 _mount("models", "facedeid._cli_models", "List, download, import and check networks.")
 _mount("evaluate", "facedeid._cli_evaluate", "Measure methods against recognisers on your photos.")
 _mount("train", "facedeid._cli_train", "Train the networks that ship, or your own.")

@@ -21,12 +21,14 @@ CASES: dict[str, Method] = {
     "blur": create("blur"),
     "down-up": create("down-up", cell=19),
     "fawkes": create("fawkes", level="mid", steps=3),
+    "fsap": create("fsap", iterations=3, inner=1, identity_step=0.2, detail="none"),
     "lgc": create("lgc", radius=8, iterations=4),
     "feature-embedding": create("feature-embedding", strength=0.9),
     "identity-dp": create("identity-dp", epsilon=0.57, seeded=True),
     "mask": create("mask", shape="ellipse", color=[200, 30, 30]),
     "noise": create("noise", sigma=25),
     "pixelate": create("pixelate", cluster=16),
+    "private-encoder": create("private-encoder", beta=0.1),
     "tip-im": create("tip-im", iterations=3, targets=2, norm="linf"),
 }
 """One case per method, with options that are not the default where there are any."""

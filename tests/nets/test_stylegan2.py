@@ -323,6 +323,16 @@ def test_mean_latent_and_truncation() -> None:
 
 
 @torch.no_grad()
+def test_the_origin_of_each_layers_style_can_be_moved() -> None:
+    generator = tiny()
+    w = tensor("w", (2, generator.n_latent, 16))
+    offsets = tensor("offsets", (generator.n_latent, 16))
+    with torch.no_grad():
+        before = generator(w + offsets)
+        generator.absorb(offsets)
+        assert distance(generator(w), before) < TIGHT
+
+
 def test_the_discriminator_sees_how_alike_a_batch_is() -> None:
     judge = fill(Discriminator(32, channels=TINY["channels"]), "stylegan2")
     x = torch.randn(6, 3, 32, 32)

@@ -12,10 +12,11 @@ from facedeid.landmarks import MEAN_FACE
 from facedeid.models import Models, identity_codes, lookalikes
 from facedeid.nets import load_official
 from facedeid.nets.hiding import EmbeddingNet
+from facedeid.nets.speed import fast_bf16
 from facedeid.random import stream
 from facedeid.training.data import load_faces
 from facedeid.training.diversity import diverse, jittered_landmarks
-from facedeid.training.loop import Options, fast_bf16, train
+from facedeid.training.loop import Options, train
 from facedeid.training.recipes import configured
 
 CPU = torch.device("cpu")

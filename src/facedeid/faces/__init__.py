@@ -6,7 +6,7 @@ Finding gives `Face`s, `frame` and `align` cut them out, `paste` is their invers
 from facedeid.faces.alignment import Frame, align, frame, native_size
 from facedeid.faces.detection import DETECTORS
 from facedeid.faces.landmarks import Face, detect, faces_from_boxes, from_landmarks
-from facedeid.faces.pasting import Pasted, face_mask, paste
+from facedeid.faces.pasting import Pasted, face_mask, frame_masks, paste
 
 __all__ = [
     "DETECTORS",
@@ -18,6 +18,7 @@ __all__ = [
     "face_mask",
     "faces_from_boxes",
     "frame",
+    "frame_masks",
     "from_landmarks",
     "native_size",
     "paste",

@@ -20,15 +20,16 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from facedeid.errors import OptionError
 from facedeid.faces.alignment import Frame
-from facedeid.faces.landmarks import Face
+from facedeid.faces.landmarks import Face, from_landmarks
 from facedeid.faces.resampling import warp
 
-__all__ = ["Pasted", "face_mask", "paste"]
+__all__ = ["Pasted", "face_mask", "frame_masks", "paste"]
 
 Region = Literal["face", "box", "ellipse"]
 Rectangle = tuple[int, int, int, int]
@@ -207,6 +208,13 @@ def face_mask(face: Face, shape: tuple[int, ...]) -> NDArray[np.float32]:
     if _area(where):
         mask[where[1] : where[3], where[0] : where[2]] = _mask(cover, where)
     return mask
+
+
+def frame_masks(landmarks: Tensor, side: int) -> Tensor:
+    """`face_mask` of faces in the aligned frame, landmarks N×68×2 in its pixels: N×1×side×side."""
+    faces = [from_landmarks(points.double().cpu().numpy()) for points in landmarks]
+    masks = [torch.from_numpy(face_mask(face, (side, side))) for face in faces]
+    return torch.stack(masks)[:, None] if masks else torch.zeros(0, 1, side, side)
 
 
 _MARGIN, _FEATHER, _UNSURE = 0.03, 0.09, 0.12

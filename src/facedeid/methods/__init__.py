@@ -10,8 +10,10 @@ from facedeid.methods.base import Deidentified, Method
 from facedeid.methods.classical import Blur, DownUp, Mask, Noise, Pixelate
 from facedeid.methods.embedding import FeatureEmbedding
 from facedeid.methods.fawkes import Fawkes
+from facedeid.methods.fsap import Fsap
 from facedeid.methods.identity import IdentityDp
 from facedeid.methods.lgc import Lgc
+from facedeid.methods.private import PrivateEncoding
 from facedeid.methods.tip_im import TipIm
 
 __all__ = ["METHODS", "Deidentified", "Method", "create", "parse"]
@@ -26,6 +28,8 @@ METHODS: dict[str, type[Method]] = {
         Pixelate,
         FeatureEmbedding,
         IdentityDp,
+        Fsap,
+        PrivateEncoding,
         Lgc,
         TipIm,
         Fawkes,

@@ -41,9 +41,13 @@ class Method:
     """The paper, or "classical"."""
     frame: ClassVar[int | None] = 256
     """Side of the aligned crops that the method wants; None: any, so the photo's own scale."""
-    carry: ClassVar[Literal["replace", "change"]] = "change"
-    """How a result reaches the photo: `change` adds what the method changed (and so keeps detail
-    finer than its frame); `replace` puts its pixels there (methods that destroy detail)."""
+
+    @property
+    def carry(self) -> Literal["replace", "change"]:
+        """How a result reaches the photo: `change` adds what the method changed (and so keeps
+        detail finer than its frame); `replace` puts its pixels there (methods that destroy detail).
+        """
+        return "change"
 
     @property
     def region(self) -> Region:

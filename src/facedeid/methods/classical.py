@@ -45,7 +45,11 @@ class _Classical(Method):
 
     source: ClassVar[str] = "classical"
     frame: ClassVar[int | None] = None
-    carry: ClassVar[Literal["replace", "change"]] = "replace"
+
+    @property
+    def carry(self) -> Literal["replace", "change"]:
+        """Nothing of the face may stay."""
+        return "replace"
 
     def transform(self, faces: Tensor) -> Tensor:
         """N×3×S×S -> the same."""

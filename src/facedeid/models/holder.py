@@ -1,12 +1,14 @@
 """Networks by name on one device: the only stateful object of the library."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from facedeid import weights
+from facedeid.checkpoints import options
 from facedeid.errors import OptionError
 from facedeid.models.album import Album
 from facedeid.models.naming import specified
@@ -16,6 +18,10 @@ from facedeid.nets import load_official
 from facedeid.nets.aei import IdentityNet
 from facedeid.nets.hiding import EmbeddingNet
 from facedeid.nets.lpips import Lpips, lpips, lpips_state
+from facedeid.nets.private_encoder import PrivateEncoder
+from facedeid.nets.psp import PSp
+from facedeid.nets.speed import channels_last
+from facedeid.nets.style_pair import LatentPair, StylePair
 from facedeid.weights import shipped
 from facedeid.weights.loading import load_state
 
@@ -42,6 +48,7 @@ class Models:
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise OptionError("--device cuda: this machine or this PyTorch has no CUDA; use cpu")
         self._recognizers: dict[str, Recognizer] = {}
+        self._pairs: dict[str, nn.Module] = {}
         self.album = Album()
 
     @cached_property
@@ -75,6 +82,29 @@ class Models:
         file = "facedeid-identity.safetensors"
         return self._frozen(IdentityNet(), file, torch.contiguous_format)  # for its instance norms
 
+    def pair(self, name: str = "facedeid") -> LatentPair:
+        """A generator and its encoder into W+: `facedeid`, which ships, or `psp` (the store's).
+
+        Raises:
+            OptionError: there is no such pair.
+            WeightsError: its weights are not here; the message says how to get them.
+        """
+        if name not in _PAIRS:
+            raise OptionError(f"no pair is called {name!r}; there are: {', '.join(_PAIRS)}")
+        if name not in self._pairs:
+            net = _PAIRS[name]().to(self.device).eval().requires_grad_(False)
+            self._pairs[name] = channels_last(net)
+        return cast(LatentPair, self._pairs[name])
+
+    @cached_property
+    def private_encoder(self) -> PrivateEncoder:
+        """`facedeid-private-encoder`, the network of the method private-encoder.
+
+        Raises:
+            WeightsError: the installation is damaged.
+        """
+        return self._frozen(PrivateEncoder(), "facedeid-private-encoder.safetensors")
+
     def _frozen(
         self, net: _Net, file: str, layout: torch.memory_format = torch.channels_last
     ) -> _Net:
@@ -105,7 +135,7 @@ class Models:
 
     def __getstate__(self) -> dict[str, Any]:
         """Workers get the device, and read their own networks."""
-        return {"device": self.device, "_recognizers": {}, "album": Album()}
+        return {"device": self.device, "_recognizers": {}, "_pairs": {}, "album": Album()}
 
     def recognizer(self, name: str) -> Recognizer:
         """The recogniser of that name; see `facedeid.models.naming` for its options.
@@ -132,3 +162,27 @@ class Models:
             known = [RECOGNIZERS[name] for name in JUDGES]
             names = [spec.name for spec in known if spec.thresholds and spec.available()]
         return [self.recognizer(name) for name in names]
+
+
+def _shipped_pair() -> StylePair:
+    files = ("facedeid-generator.safetensors", "facedeid-encoder.safetensors")
+    state = {k: v.float() for file in files for k, v in load_state(shipped(file)).items()}
+    pair = StylePair()
+    pair.load_state_dict(state)
+    return pair
+
+
+def _psp() -> PSp:
+    path = weights.locate("psp_ffhq_encode")
+    state, given = load_state(path), options(path)
+    average = state.pop("latent_avg", None)
+    pair = PSp.official(
+        given.get("encoder_type", "GradualStyleEncoder"),
+        size=given.get("output_size", 1024),
+        learn_in_w=bool(given.get("learn_in_w", False)),
+        latent_avg=average if given.get("start_from_latent_avg", True) else None,
+    )
+    return load_official(pair, state)
+
+
+_PAIRS: Mapping[str, Callable[[], nn.Module]] = {"facedeid": _shipped_pair, "psp": _psp}

@@ -4,7 +4,7 @@ Richardson et al., "Encoding in Style: a StyleGAN Encoder for Image-to-Image Tra
 2021, in the official state-dict layout. `width`, `layers` and `size` make compact versions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import log2
 from typing import Literal
 
@@ -85,7 +85,11 @@ class GradualStyleEncoder(_Encoder):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode aligned faces."""
-        fine, middle, coarse = self.pyramid(x)
+        return self.heads(self.pyramid(x))
+
+    def heads(self, maps: Sequence[Tensor]) -> Tensor:
+        """From the maps of `pyramid` to styles."""
+        fine, middle, coarse = maps
         middle = _enlarged(coarse, middle) + self.latlayer1(middle)
         fine = _enlarged(middle, fine) + self.latlayer2(fine)
         sources = [coarse] * COARSE + [middle] * (MIDDLE - COARSE) + [fine] * len(self.styles)
@@ -203,6 +207,11 @@ class PSp(nn.Module):
         if learn_in_w != isinstance(encoder, WEncoder):
             raise OptionError(f"{encoder_type} does not go with learn_in_w={learn_in_w}")
         return cls(encoder, decoder, latent_avg=latent_avg, output_size=output_size)
+
+    @property
+    def side(self) -> int:
+        """Of the faces it gives back, in pixels."""
+        return self.output_size or self.decoder.size
 
     def encode(self, x: Tensor) -> Tensor:
         """Aligned RGB N×3×256×256 in [-1, 1] -> W+ N×L×D."""

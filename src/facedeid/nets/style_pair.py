@@ -1,5 +1,7 @@
 """`facedeid-generator` and `facedeid-encoder`: a compact StyleGAN2 and its way into W+."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
@@ -8,12 +10,23 @@ from facedeid.nets.residual import small
 from facedeid.nets.stylegan2 import Generator, Noise
 from facedeid.nets.stylegan2_discriminator import Discriminator
 
-__all__ = ["CHANNELS", "StylePair", "compact_discriminator", "compact_encoder", "compact_generator"]
+__all__ = [
+    "CHANNELS",
+    "LatentPair",
+    "StylePair",
+    "compact_discriminator",
+    "compact_encoder",
+    "compact_generator",
+]
 
 CHANNELS = {4: 192, 8: 192, 16: 192, 32: 160, 64: 96, 128: 48}
 """Of the feature maps, by side."""
 STYLE = 256
 """D, the length of z and w."""
+
+
+AXES = 64
+"""Of the prior; they hold nine tenths of the variance of photos' codes."""
 
 
 def compact_generator() -> Generator:
@@ -38,8 +51,22 @@ def compact_encoder(styles: int = 12) -> GradualStyleEncoder:
     )
 
 
+class LatentPair(Protocol):
+    """An encoder into W+ and its generator, ours or the published ones."""
+
+    @property
+    def side(self) -> int:
+        """Of the faces it makes, in pixels."""
+
+    def encode(self, faces: Tensor) -> Tensor:
+        """Aligned faces N×3×256×256 in [-1, 1] -> W+ N×L×D."""
+
+    def decode(self, w: Tensor, *, noise: Noise = "stored") -> Tensor:
+        """W or W+ -> N×3×side×side, nominally in [-1, 1], not clipped."""
+
+
 class StylePair(nn.Module):
-    """Generator, encoder, and the mean latent that codes are offsets from.
+    """Generator, encoder, the mean latent that codes are offsets from, and a prior of codes.
 
     Input: aligned faces N×3×S×S RGB in [-1, 1], S a multiple of 128. Output: N×3×128×128,
     nominally in [-1, 1], not clipped.
@@ -47,22 +74,56 @@ class StylePair(nn.Module):
 
     centre: Tensor
     """Mean latent: D."""
+    prior: Tensor
+    """Mean code in W+: L×D."""
+    axes: Tensor
+    """Principal axes of codes, each as long as its standard deviation: AXES×L×D."""
 
     def __init__(self) -> None:
         super().__init__()
         self.generator = compact_generator()
         self.encoder = compact_encoder(self.generator.n_latent)
+        styles = self.generator.n_latent
         self.register_buffer("centre", torch.zeros(STYLE))
+        self.register_buffer("prior", torch.zeros(styles, STYLE))
+        self.register_buffer("axes", torch.zeros(AXES, styles, STYLE))
+
+    @property
+    def side(self) -> int:
+        """Of the faces it makes, in pixels."""
+        return self.generator.size
 
     def encode(self, faces: Tensor) -> Tensor:
         """W+ codes N×12×256."""
         offsets: Tensor = self.encoder(small(faces, self.generator.size))
         return self.centre + offsets
 
-    def decode(self, codes: Tensor, *, noise: Noise = "stored") -> Tensor:
+    def decode(self, w: Tensor, *, noise: Noise = "stored") -> Tensor:
         """Faces of W (N×256) or W+ codes."""
-        faces: Tensor = self.generator(codes, noise=noise)
+        faces: Tensor = self.generator(w, noise=noise)
         return faces
+
+    @torch.no_grad()
+    def learn_prior(self, codes: Tensor) -> None:
+        """The normal distribution of codes N×L×D along their principal axes."""
+        flat = codes.flatten(1)
+        mean = flat.mean(0)
+        _, spread, axes = torch.linalg.svd(flat - mean, full_matrices=False)
+        count = min(AXES, len(spread))
+        scaled = axes[:count] * (spread[:count, None] / len(flat) ** 0.5)
+        self.prior = mean.view_as(self.prior)
+        self.axes[:count] = scaled.view(count, *self.prior.shape)
+
+    def sample(self, count: int, random: torch.Generator, *, truncation: float = 1.0) -> Tensor:
+        """W+ codes of people who do not exist, from the prior: count×L×D.
+
+        Args:
+            count: how many.
+            random: a generator on the CPU.
+            truncation: below 1 nearer to the mean code, likelier and more alike.
+        """
+        z = torch.randn(count, len(self.axes), generator=random).to(self.axes)
+        return self.prior + truncation * torch.einsum("nk,kld->nld", z, self.axes)
 
     def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
         """The faces as the pair gives them back, and their codes."""

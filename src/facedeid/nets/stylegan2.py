@@ -107,6 +107,17 @@ class Generator(nn.Module):
         w: Tensor = self.style(z.to(self.input.input))
         return w.mean(0, keepdim=True)
 
+    @torch.no_grad()
+    def absorb(self, offsets: Tensor) -> None:
+        """Move the origin of each layer's style, L×D: w gives from now on what w + offsets gave."""
+        layers: list[tuple[nn.Module, int]] = [(self.conv1, 0), (self.to_rgb1, 1)]
+        layers += [(conv, i + 1) for i, conv in enumerate(self.convs)]
+        layers += [(rgb, 2 * i + 3) for i, rgb in enumerate(self.to_rgbs)]
+        for layer, index in layers:
+            modulation = layer.get_submodule("conv.modulation")
+            nothing = torch.zeros_like(offsets[index])
+            modulation.get_parameter("bias").add_(modulation(offsets[index]) - modulation(nothing))
+
     def draw_noise(self, n: int, random: torch.Generator | None = None) -> list[Tensor]:
         """Fresh noise for n images, one N×1×H×W per layer, from a CPU generator."""
         return [

@@ -2,10 +2,10 @@
 
 Where no GPU is at hand, a StyleGAN2 of this size cannot be trained as a GAN in any bearable time;
 as the decoder of an encoder into W+ it can. The losses on reconstructions are pSp's (Richardson et
-al. 2021) with a structural term; the prior on W+ is StyleGAN2's mapping network, which learns,
-against a small critic, to give the codes that the encoder gives (as in adversarial auto-encoders,
-Makhzani et al. 2016); and StyleGAN2's discriminator judges faces of both. Offsets from one face's
-mean style are kept small (as in e4e, Tov et al. 2021), so that codes stay where they can be edited.
+al. 2021) with a structural term; a discriminator of patches judges reconstructions, and faces of
+single styles between those of two photos; StyleGAN2's mapping network is fitted to the distribution
+of styles in the end. Offsets from one face's mean style are kept small (as in e4e, Tov et al.
+2021), so that codes stay where they can be edited.
 """
 
 import copy
@@ -23,25 +23,25 @@ from facedeid.losses import ssim, towards
 from facedeid.models import CODED, Models, Recognizer
 from facedeid.nets import load_official
 from facedeid.nets.lpips import Lpips
-from facedeid.nets.style_pair import CHANNELS, STYLE, StylePair, compact_discriminator
+from facedeid.nets.patch_discriminator import MultiscaleDiscriminator
+from facedeid.nets.style_pair import CHANNELS, StylePair
 from facedeid.random import stream
 from facedeid.training.data import Faces
 from facedeid.training.prepared import (
     MARGINS,
     Batch,
     Prepared,
-    judged,
+    adversarial,
     networks,
-    r1,
     ramp,
     sheet,
 )
 from facedeid.weights.loading import load_state
 
-__all__ = ["AutoencoderRecipe", "AutoencoderTask", "EncoderRecipe"]
+__all__ = ["AutoencoderRecipe", "AutoencoderTask", "EncoderRecipe", "fit_mapping"]
 
-PENALTY_EVERY = 16
-"""Steps from one R1 penalty to the next."""
+NARROW = 0.05
+"""Standard deviation of styles below which directions are not told apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,17 +69,20 @@ class AutoencoderRecipe:
     perceptual: float = 2.0
     structure: float = 0.5
     """Weight of 1 - SSIM."""
+    face: float = 2.0
+    """Times that both count once more with everything but the face taken from the photo, which is
+    how faces are pasted back."""
     identity: float = 0.5
     """Weight of the distance to one's own embedding beyond the margin; one guide a step."""
-    offsets: float = 0.05
+    offsets: float = 0.1
     """Weight of the mean squared offset of the styles of one face from their mean."""
-    prior: float = 0.1
-    """Weight of the mapping network's loss before the critic of codes."""
-    adversarial: float = 0.1
+    flat: float = 0.25
+    """Share of faces that are to be drawn from one style, the mean of theirs, so that single
+    styles (those of the mapping network) make faces too."""
+    adversarial: float = 0.2
     adversary_from: int = 1500
-    """Step at which discriminator and samples come in; before, they would cost and say little."""
-    r1: float = 1.0
-    """γ of the penalty on the discriminator's gradient, every 16 steps."""
+    """Step at which the adversary and faces of single styles come in; before, they would cost and
+    say little."""
     guides: tuple[str, ...] = CODED
 
     def task(
@@ -131,24 +134,25 @@ class EncoderRecipe(AutoencoderRecipe):
 
 
 class _Contest(nn.Module):
-    """The pair, and the two critics that are not exported."""
+    """The pair and its adversary, which is not exported."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pair = StylePair()
-        self.critic = compact_discriminator()
-        self.judge = nn.Sequential(
-            nn.Linear(STYLE, STYLE), nn.LeakyReLU(0.2), nn.Linear(STYLE, STYLE), nn.LeakyReLU(0.2),
-            nn.Linear(STYLE, 1),
-        )  # fmt: skip
+        self.critic = MultiscaleDiscriminator(layers=3, scales=1, width=32)
 
-    def forward(self, faces: Tensor, z: Tensor | None) -> tuple[Tensor, ...]:
-        """Reconstructions and their codes; with z also its styles and the samples they give."""
-        made, codes = self.pair(faces)
-        if z is None:
+    def forward(self, faces: Tensor, flat: int, share: Tensor | None) -> tuple[Tensor, ...]:
+        """Reconstructions and codes; with a share N×1 also the faces of single styles between
+        those of neighbours. The first `flat` faces are decoded from the mean of their styles.
+        """
+        codes = self.pair.encode(faces)
+        mean = codes.mean(1)
+        single = self.pair.generator.widen(mean[:flat])
+        made = self.pair.decode(torch.cat([single, codes[flat:]]))
+        if share is None:
             return made, codes
-        styles = self.pair.generator.latent(z)
-        return made, codes, styles, self.pair.decode(styles)
+        one, two = mean.detach(), mean.detach().roll(1, 0)
+        return made, codes, self.pair.decode((one + share * (two - one))[: len(share) // 4])
 
 
 class AutoencoderTask:
@@ -171,34 +175,37 @@ class AutoencoderTask:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model: nn.Module = _Contest()
+        self.finished: StylePair | None = None
+        """The averaged pair, as it was exported last."""
 
     def loss(self, model: Any, step: int) -> tuple[Tensor, dict[str, float]]:
         """Loss of one step; the same for the same seed and step."""
         r, random = self.recipe, stream(self.seed, self.recipe.name, step)
         batch = self.training.draw(r.batch, random, self.device)
         contested = r.joint and step >= r.adversary_from
-        z = torch.randn(r.batch // 2, STYLE, generator=random).to(self.device)
-        made, codes, *drawn = (x.float() for x in model(batch.cover, z if contested else None))
-        mean = codes.mean(1)
+        share = (1.4 * torch.rand(r.batch, 1, generator=random) - 0.2).to(self.device)
+        flat = round(r.flat * r.batch) if r.joint else 0
+        found = model(batch.cover, flat, share if contested else None)
+        made, codes, *drawn = (x.float() for x in found)
+        face = batch.within(made)
         parts = {
-            "pixels": r.pixels * (made - batch.cover).abs().mean(),
+            "likeness": self._likeness(made, batch),
+            "face": r.face * self._likeness(face, batch),
             "perceptual": r.perceptual * self.distance(batch.cover, made.clamp(-1, 1)).mean(),
-            "structure": r.structure * (1 - ssim(batch.cover, made)).mean(),
             "identity": r.identity * self._identity(step, made, batch),
-            "offsets": r.offsets * (codes - mean[:, None]).square().mean(),
+            "offsets": r.offsets * (codes - codes.mean(1, keepdim=True)).square().mean(),
         }
         if drawn:
-            styles, samples = drawn
-            critic, judge = (self.model.get_submodule(name) for name in ("critic", "judge"))
-            faces = torch.cat([made, samples])
-            parts["fooling"] = (
-                r.adversarial * ramp(step, r.adversary_from) * _softplus(-judged(critic, faces))
-            )
-            parts["critic"] = self._critic(critic, batch.cover, faces.detach(), step)
-            parts["prior"] = r.prior * _softplus(-judged(judge, styles))
-            parts["judge"] = _softplus(-judge(mean.detach())) + _softplus(judge(styles.detach()))
+            critic = self.model.get_submodule("critic")
+            fooling, parts["critic"] = adversarial(critic, batch.cover, torch.cat([made, *drawn]))
+            parts["fooling"] = r.adversarial * ramp(step, r.adversary_from) * fooling
         loss = torch.stack(list(parts.values())).sum()
         return loss, {name: value.item() for name, value in parts.items()}
+
+    def _likeness(self, made: Tensor, batch: Batch) -> Tensor:
+        r, cover = self.recipe, batch.cover
+        apart = r.structure * (1 - ssim(cover, made)).mean()
+        return apart + r.pixels * (made - cover).abs().mean()
 
     def _identity(self, step: int, made: Tensor, batch: Batch) -> Tensor:
         guide = self.guides[step % len(self.guides)]
@@ -206,26 +213,29 @@ class AutoencoderTask:
         near = MARGINS[guide.spec.metric][1] / 2
         return towards(guide.distance(vectors, batch.own[guide.name]), near).mean()
 
-    def _critic(self, critic: nn.Module, real: Tensor, made: Tensor, step: int) -> Tensor:
-        """The discriminator's loss, and now and then the penalty on its gradient (R1)."""
-        loss = _softplus(critic(made))
-        if step % PENALTY_EVERY:
-            return loss + _softplus(-critic(real))
-        real = real.detach().requires_grad_()
-        scores = critic(real)
-        return loss + _softplus(-scores) + PENALTY_EVERY * self.recipe.r1 / 2 * r1(scores, real)
-
     def finish(self, model: nn.Module) -> None:
-        """The critics are not exported; codes become offsets from the mean latent."""
-        del model.critic, model.judge
+        """The critic is not exported. What the codes of a layer have in common moves into the
+        generator, the mapping network learns where styles are, codes become offsets from its mean
+        latent, and the prior is that of the codes.
+        """
+        del model.critic
         pair = model.get_submodule("pair")
         assert isinstance(pair, StylePair)
-        if not self.recipe.joint:
-            return
-        centre = pair.generator.mean_latent(random=stream(0, "mean latent"))[0]
-        for head in pair.encoder.styles:
-            head.get_parameter("linear.bias").data.add_(pair.centre - centre)
-        pair.centre = centre
+        random = stream(self.seed, self.recipe.name, "prior")
+        with torch.no_grad():
+            batches = (self.training.draw(64, random, self.device, plain=True) for _ in range(16))
+            codes = torch.cat([pair.encode(batch.cover) for batch in batches])
+        if self.recipe.joint:
+            offsets = codes.mean(0) - codes.mean((0, 1))
+            pair.generator.absorb(offsets)
+            codes = codes - offsets
+            fit_mapping(pair.generator.style, codes.mean(1), random)
+            centre = pair.generator.mean_latent(random=stream(0, "mean latent"))[0]
+            for head, offset in zip(pair.encoder.styles, offsets, strict=True):
+                head.get_parameter("linear.bias").data.add_(pair.centre - centre - offset)
+            pair.centre = centre
+        pair.learn_prior(codes)
+        self.finished = pair
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -239,6 +249,8 @@ class AutoencoderTask:
             made = pair(batch.cover)[0].clamp(-1, 1)
             found.setdefault("perceptual", []).append(self.distance(batch.cover, made))
             found.setdefault("ssim", []).append(ssim(batch.cover, made))
+            face = batch.within(made)
+            found.setdefault("ssim pasted", []).append(ssim(batch.cover, face))
             for guide in self.guides:
                 vectors = guide.embed(made, batch.landmarks)
                 kept = guide.distance(vectors, batch.own[guide.name]) < guide.threshold("best")
@@ -248,14 +260,13 @@ class AutoencoderTask:
     @torch.no_grad()
     def grid(self) -> Tensor:
         """Faces, reconstructions, halfway between neighbours, samples: 3×H×W uint8."""
-        pair = copy.deepcopy(self.model.get_submodule("pair")).eval()
+        pair = self.finished or copy.deepcopy(self.model.get_submodule("pair")).eval()
         assert isinstance(pair, StylePair)
         batch = (self._held_out or self.training).draw(
             12, stream(0, "grid"), self.device, plain=True
         )
         made, codes = pair(batch.cover)
-        z = torch.randn(12, STYLE, generator=stream(1, "grid")).to(self.device)
-        samples = pair.decode(pair.generator.latent(z))
+        samples = pair.decode(pair.sample(12, stream(1, "grid")))
         rows = [batch.cover, made, pair.decode((codes + codes.roll(1, 0)) / 2), samples]
         return sheet(rows)
 
@@ -272,6 +283,29 @@ class AutoencoderTask:
         }
 
 
-def _softplus(x: Tensor) -> Tensor:
-    """Mean of log(1 + e^x): the loss that grows with x and does not saturate above."""
-    return F.softplus(x).mean()
+@torch.enable_grad()
+def fit_mapping(
+    mapping: nn.Module, styles: Tensor, random: torch.Generator, steps: int = 600
+) -> None:
+    """Train a mapping network z -> w until its styles are distributed as given ones, N×D.
+
+    Sliced Wasserstein distance (Bonneel et al. 2015): sorted along directions, both sets are to
+    agree. Directions are the principal axes of the styles and random ones, after each axis is
+    scaled to unit variance: the generator is as sensitive to the narrow axes as to the wide ones.
+    """
+    count, middle = len(styles), styles.mean(0)
+    _, spread, axes = torch.linalg.svd(styles - middle, full_matrices=False)
+    white = axes.T / (spread / count**0.5).clamp_min(NARROW)
+    rate = 0.5  # of which the layers' own is a hundredth
+    mapping.requires_grad_(True)
+    optimiser = torch.optim.Adam(mapping.parameters(), lr=rate)
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = rate * (1 - step / steps)
+        z = torch.randn(count, styles.shape[1], generator=random).to(styles)
+        turned = F.normalize(torch.randn(white.shape[1], 64, generator=random).to(styles), dim=0)
+        lines = torch.cat([white[:, :64], white @ turned], 1)
+        wanted, found = (((x - middle) @ lines).sort(0).values for x in (styles, mapping(z)))
+        optimiser.zero_grad()
+        (wanted - found).square().mean().backward()
+        optimiser.step()
+    mapping.requires_grad_(False)

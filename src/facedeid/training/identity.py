@@ -24,6 +24,7 @@ from facedeid.nets.lpips import Lpips
 from facedeid.random import stream
 from facedeid.training.data import Faces
 from facedeid.training.prepared import (
+    CAREFUL,
     Batch,
     Prepared,
     Rivals,
@@ -40,8 +41,6 @@ from facedeid.training.prepared import (
 
 __all__ = ["IdentityRecipe", "IdentityTask"]
 
-CAREFUL = (slice(36, 42), slice(42, 48), slice(33, 52, 18))
-"""Landmarks of the eyes (gaze) and, from nose to lip, of the place of moustaches."""
 STRANGER = 0.2
 """Cosine to one's own vector from which an identity counts as another one in full."""
 

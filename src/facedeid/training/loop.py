@@ -17,8 +17,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from facedeid.errors import TrainingError
+from facedeid.nets.speed import channels_last, fast_bf16
 
-__all__ = ["Adaptive", "Options", "Outcome", "Recipe", "Task", "fast_bf16", "seconds", "train"]
+__all__ = ["Adaptive", "Options", "Outcome", "Recipe", "Task", "seconds", "train"]
 
 
 class Recipe(Protocol):
@@ -114,16 +115,6 @@ class Outcome:
     figures: dict[str, float]
 
 
-def fast_bf16(device: str) -> bool:
-    """Whether bfloat16 pays: on GPUs, and on CPUs with instructions for it (elsewhere it is
-    emulated, many times slower than float32).
-    """
-    if not device.startswith("cpu"):
-        return True
-    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
-
-
 def seconds(text: str) -> float:
     """`90s`, `8m`, `1.5h` or plain seconds -> seconds.
 
@@ -151,7 +142,7 @@ def train(
     started = time.monotonic()
     torch.set_flush_denormal(True)  # tiny gradients are slow on CPUs
     device = torch.device(options.device)
-    model = _channels_last(task.model.to(device=device))
+    model = channels_last(task.model.to(device=device))
     average = copy.deepcopy(model).eval().requires_grad_(False)
     bf16 = fast_bf16(options.device) if options.bf16 is None else options.bf16
     optimiser = torch.optim.AdamW(
@@ -208,14 +199,6 @@ def train(
     elif step > begun:
         figures = _saved(task, step, settings, model, average, optimiser, options, say)
     return Outcome(step, step >= recipe.steps, pace, figures)
-
-
-def _channels_last(model: nn.Module) -> nn.Module:
-    """Filters laid out for channels last; other parameters (StyleGAN2 has five dimensions) not."""
-    for parameter in model.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return model
 
 
 def _spent(budget: float | None, elapsed: float, pace: float) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from facedeid.errors import FacedeidError, TrainingError
-from facedeid.faces import face_mask, from_landmarks
+from facedeid.faces import frame_masks
 from facedeid.landmarks import MIRRORED
 from facedeid.losses import away_from, towards
 from facedeid.models import Models, Recognizer
@@ -27,6 +27,7 @@ from facedeid.training.degrade import blurred, coloured, shrunk
 from facedeid.training.diversity import diverse, jittered_landmarks
 
 __all__ = [
+    "CAREFUL",
     "MARGINS",
     "Batch",
     "Prepared",
@@ -47,6 +48,8 @@ __all__ = [
 MARGINS: Mapping[str, tuple[float, float]] = {"euclidean": (0.95, 0.60), "cosine": (1.0, 0.55)}
 """Distance to keep from oneself, and to come within of another person, by metric (for the
 Euclidean one: dlib's scale)."""
+CAREFUL = (slice(36, 42), slice(42, 48), slice(33, 52, 18))
+"""Landmarks of the eyes (gaze) and, from nose to lip, of the place of moustaches."""
 CHUNK = 64
 
 
@@ -213,8 +216,7 @@ def _embedded(recognizer: Recognizer, faces: Faces, cache: Path) -> Tensor:
 
 
 def _mask(points: Tensor, side: int) -> Tensor:
-    face = from_landmarks(points.double().numpy())
-    return torch.from_numpy(face_mask(face, (side, side)) * 255).round().byte()
+    return (frame_masks(points[None], side)[0, 0] * 255).round().byte()
 
 
 def lead(

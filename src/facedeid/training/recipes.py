@@ -12,6 +12,7 @@ from facedeid.training.generator import GeneratorRecipe
 from facedeid.training.hanawa import HanawaRecipe
 from facedeid.training.identity import IdentityRecipe
 from facedeid.training.perceptual import PerceptualRecipe
+from facedeid.training.private import PaperEncoderRecipe, PrivateEncoderRecipe
 from facedeid.training.recognizer import RecognizerRecipe
 from facedeid.training.wen import WenRecipe
 
@@ -27,6 +28,8 @@ AnyRecipe = (
     | GeneratorRecipe
     | EncoderRecipe
     | WenRecipe
+    | PrivateEncoderRecipe
+    | PaperEncoderRecipe
 )
 
 RECIPES: Mapping[str, type[AnyRecipe]] = {
@@ -39,6 +42,8 @@ RECIPES: Mapping[str, type[AnyRecipe]] = {
     "autoencoder": AutoencoderRecipe,
     "generator": GeneratorRecipe,
     "encoder": EncoderRecipe,
+    "private-encoder": PrivateEncoderRecipe,
+    "private-encoder-paper": PaperEncoderRecipe,
 }
 
 

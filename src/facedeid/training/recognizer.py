@@ -26,10 +26,10 @@ from facedeid.models import ARCFACE_CROP, DLIB_CROP, Crop
 from facedeid.nets.compact_face import CompactFaceNet
 from facedeid.nets.dlib_resnet import DlibFaceNet, state_from_dat
 from facedeid.nets.onnx_graph import OnnxGraph
+from facedeid.nets.speed import fast_bf16
 from facedeid.random import stream
 from facedeid.training import degrade
 from facedeid.training.data import Faces
-from facedeid.training.loop import fast_bf16
 from facedeid.training.synthesis import Chips, novel_faces, real_faces
 from facedeid.weights import dlib_model_path
 

@@ -1,0 +1,142 @@
+"""Into a generator's latent space and back: what methods that move faces there share."""
+
+import copy
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facedeid.faces import frame_masks
+from facedeid.landmarks import MEAN_FACE
+from facedeid.losses import mse, perceptual
+from facedeid.nets.lpips import Lpips
+from facedeid.nets.residual import small
+from facedeid.nets.style_pair import LatentPair
+
+__all__ = ["Detail", "Inverted", "change", "invert", "refined", "scaled", "tuned"]
+
+Detail = Literal["kept", "none"]
+"""`none`: a face is what the generator makes. `kept`: it is the photo, and within the face what
+the generator makes of the new code less what it makes of the old one (`change`): detail that the
+generator cannot draw stays, and an unchanged code changes nothing."""
+
+COLOUR = 0.25
+"""How much of a change of colour beside brightness is kept: skin that turns green shows at once,
+and recognisers hardly look at it."""
+
+_Pair = TypeVar("_Pair", bound=LatentPair)
+
+
+def change(made: Tensor, base: Tensor, cover: Tensor, residue: Tensor | float = 1.0) -> Tensor:
+    """What detail "kept" adds to the photo, of generated faces before and after: N×3×s×s each.
+
+    `residue`: the share (N×1×1×1 or a number) that is kept of what the generator could not draw.
+    """
+    difference = made - cover + residue * (cover - base)
+    brightness = difference.mean(1, keepdim=True)
+    return brightness + COLOUR * (difference - brightness)
+
+
+@dataclass(frozen=True, eq=False)
+class Inverted:
+    """Faces with their codes, at the generator's resolution."""
+
+    cover: Tensor
+    """The faces, N×3×s×s in [-1, 1]."""
+    landmarks: Tensor
+    """N×68×2 in pixels of the cover."""
+    mask: Tensor
+    """N×1×s×s, 1 over the face: as it is pasted back."""
+    codes: Tensor
+    """W+, N×L×D."""
+    base: Tensor
+    """The reconstruction, N×3×s×s, not clipped."""
+
+    def rows(self, rows: Tensor) -> "Inverted":
+        """Some of the faces."""
+        parts = (self.cover, self.landmarks, self.mask, self.codes, self.base)
+        return Inverted(*(part[rows.to(part.device)] for part in parts))
+
+    def shown(self, made: Tensor, detail: Detail, residue: float = 1.0) -> Tensor:
+        """What a viewer gets of generated faces N×3×s×s, at the generator's resolution."""
+        if detail == "none":
+            return made.clamp(-1, 1)
+        part = change(made, self.base, self.cover, residue)
+        return (self.cover + self.mask * part).clamp(-1, 1)
+
+    def full(self, faces: Tensor, made: Tensor, detail: Detail, residue: float = 1.0) -> Tensor:
+        """`shown` at the resolution of the faces, N×3×S×S, and without the mask: pasting has it."""
+        large, base = (_enlarged(x, faces) for x in (made, self.base))
+        if detail == "none":
+            return large.clamp(-1, 1)
+        if residue == 1.0:  # exactly nothing where nothing changed
+            return (faces + _enlarged(change(made, self.base, self.cover), faces)).clamp(-1, 1)
+        return (faces + change(large, base, faces, residue)).clamp(-1, 1)
+
+
+def _enlarged(x: Tensor, like: Tensor) -> Tensor:
+    if x.shape[-1] == like.shape[-1]:
+        return x
+    return F.interpolate(x, like.shape[-2:], mode="bicubic", align_corners=False)
+
+
+def scaled(landmarks: Tensor, old: int, new: int) -> Tensor:
+    """Pixels of a frame of one side -> of another."""
+    return (landmarks + 0.5) * (new / old) - 0.5
+
+
+@torch.no_grad()
+def invert(pair: LatentPair, faces: Tensor, landmarks: Tensor | None) -> Inverted:
+    """Encode aligned faces N×3×S×S in [-1, 1]; landmarks N×68×2, or None for the mean face's."""
+    full = faces.shape[-1]
+    if landmarks is None:
+        landmarks = torch.from_numpy(MEAN_FACE * full).float().expand(len(faces), -1, -1)
+    codes = pair.encode(faces)
+    points = scaled(landmarks, full, pair.side)
+    mask = frame_masks(points, pair.side).to(faces)
+    return Inverted(small(faces, pair.side), points, mask, codes, pair.decode(codes))
+
+
+def refined(
+    pair: LatentPair, found: Inverted, distance: Lpips, *, steps: int = 100, rate: float = 0.02
+) -> Inverted:
+    """Latent optimisation: Adam on the codes, for squared error and perceptual distance."""
+    codes = found.codes.clone().requires_grad_()
+    optimiser = torch.optim.Adam([codes], rate)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        made = pair.decode(codes)
+        loss = mse(made, found.cover) + perceptual(distance, made, found.cover)
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    with torch.no_grad():
+        return _with(found, codes.detach(), pair.decode(codes))
+
+
+def tuned(
+    pair: _Pair, found: Inverted, distance: Lpips, *, steps: int = 100, rate: float = 1e-3
+) -> tuple[_Pair, Inverted]:
+    """Pivotal tuning (Roich et al. 2021): a copy of the generator learns the faces at their codes.
+
+    Returns:
+        The pair with the tuned copy, which serves these faces only, and the faces inverted by it.
+    """
+    assert isinstance(pair, nn.Module)
+    own = copy.deepcopy(pair)
+    weights = [p.requires_grad_() for p in own.parameters()]
+    optimiser = torch.optim.Adam(weights, rate)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        made = own.decode(found.codes)
+        loss = mse(made, found.cover) + perceptual(distance, made, found.cover)
+        loss.mean().backward()
+        optimiser.step()
+    own.requires_grad_(False)
+    with torch.no_grad():
+        return own, _with(found, found.codes, own.decode(found.codes))
+
+
+def _with(found: Inverted, codes: Tensor, base: Tensor) -> Inverted:
+    return Inverted(found.cover, found.landmarks, found.mask, codes, base)

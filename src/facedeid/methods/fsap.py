@@ -1,0 +1,306 @@
+"""FSAP: adversarial perturbation of a face's code in the latent space of a generator."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from facedeid.errors import OptionError
+from facedeid.inversion import Detail, Inverted, invert, refined, tuned
+from facedeid.losses import mse, perceptual, ssim
+from facedeid.methods.adversarial import Adversarial, Surrogates, number
+from facedeid.methods.base import Deidentified
+from facedeid.models import Recognizer
+from facedeid.nets.speed import fast_bf16
+from facedeid.optimize import Problem, State, descend
+
+if TYPE_CHECKING:
+    from facedeid.models import Models
+    from facedeid.nets.lpips import Lpips
+    from facedeid.nets.style_pair import LatentPair
+
+__all__ = ["Fsap", "Perturbation", "Steps", "perturb"]
+
+Mode = Literal["bi-loss", "id-only"]
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Who is asked whether a face is still the same: L_I = 1 - cos (eq. 3), per recogniser.
+
+    Vectors are centred first where a recogniser's share a large common part (dlib's: two people
+    have cosine 0.8): on the mean of the synthetic identities that ship.
+    """
+
+    recognizer: Recognizer
+    centre: Tensor | float
+
+    @classmethod
+    def of(cls, recognizer: Recognizer, models: "Models") -> "Likeness":
+        """As it is for unit vectors, centred otherwise.
+
+        Raises:
+            OptionError: a Euclidean recogniser of which the bank has no features.
+        """
+        if recognizer.spec.metric == "cosine":
+            return cls(recognizer, 0.0)
+        return cls(recognizer, models.identities(recognizer.name).mean(0))
+
+    def unit(self, faces: Tensor, landmarks: Tensor) -> Tensor:
+        """Faces N×3×s×s -> unit vectors N×D."""
+        return F.normalize(self.recognizer.embed(faces, landmarks) - self.centre)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Algorithm 1's rule: λ_I·sign(∂L_I) every 1 + k steps, else -λ_p·Σ sign(∂L).
+
+    The problem has taken the signs of the attribute losses already. `decay` is the momentum of
+    the identity steps, which the paper does not have.
+    """
+
+    identity: float
+    attributes: float
+    inner: int
+    decay: float = 0.0
+
+    def start(self, x: Tensor) -> State:
+        """No momentum."""
+        return (torch.zeros_like(x),)
+
+    def step(self, gradient: Tensor, state: State, i: int) -> tuple[Tensor, State]:
+        """See the class."""
+        (momentum,) = state
+        if i % (1 + self.inner):
+            return -self.attributes * gradient, (momentum.expand_as(gradient),)
+        size = gradient.abs().mean((2, 3), keepdim=True).clamp_min(1e-12)
+        momentum = self.decay * momentum + gradient / size
+        return -self.identity * momentum.sign(), (momentum,)
+
+
+@dataclass
+class Perturbation(Problem):
+    """Codes on their way: gradients of L_I, or the three signs of the attribute losses together."""
+
+    pair: "LatentPair"
+    found: Inverted
+    own: Sequence[Tensor]
+    judges: Sequence[Likeness]
+    distance: "Lpips"
+    tau: float
+    inner: int
+    detail: Detail
+    residue: float = 1.0
+    """Share kept of what the generator could not draw (with detail "kept")."""
+    bf16: bool = False
+    """Decode in bfloat16: about twice as fast where the machine has it (`nets.speed`)."""
+    history: list[list[tuple[float, float]]] = field(init=False)
+    """Per face, L_I and the attribute loss of every outer step."""
+    best: Tensor = field(init=False)
+    farthest: Tensor = field(init=False)
+    """L_I of `best`."""
+
+    def __post_init__(self) -> None:
+        count = len(self.found.codes)
+        self.history = [[] for _ in range(count)]
+        self.best = self.found.codes.clone()
+        self.farthest = torch.full((count,), -1.0, device=self.best.device)
+
+    def apart(self, shown: Tensor, rows: Tensor) -> Tensor:
+        """L_I per recogniser and face, K×N."""
+        points = self.found.landmarks[rows.to(self.found.landmarks.device)]
+        pairs = zip(self.judges, self.own, strict=True)
+        return torch.stack([1 - (j.unit(shown, points) * own[rows]).sum(1) for j, own in pairs])
+
+    def attributes(self, shown: Tensor, cover: Tensor) -> list[Tensor]:
+        """Eq. 4: MSE, perceptual distance, 1 - SSIM, each N."""
+        return [
+            mse(shown, cover),
+            perceptual(self.distance, shown, cover),
+            1 - ssim(shown, cover),
+        ]
+
+    def gradients(self, x: Tensor, rows: Tensor, i: int) -> Tensor:
+        """1×N×L×D. One decoding, and its graph once for each loss; pixels' gradients come first, so
+        that the perceptual network is not gone through three times.
+        """
+        part = self.found.rows(rows)
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            shown = part.shown(self.decoded(leaf), self.detail, self.residue)
+            if i % (1 + self.inner) == 0:
+                apart = self.apart(shown, rows)
+                loss = -apart.mean(0).sum()
+                self._note(x, shown.detach(), apart.detach().amin(0), rows, part)
+                return torch.autograd.grad(loss, leaf)[0][None]
+            seen = shown.detach().requires_grad_()
+            total = torch.zeros_like(x)
+            for loss in self.attributes(seen, part.cover):
+                (pixels,) = torch.autograd.grad(loss.sum(), seen)
+                total += torch.autograd.grad(shown, leaf, pixels, retain_graph=True)[0].sign()
+        return total[None]
+
+    def decoded(self, codes: Tensor) -> Tensor:
+        """The generator's faces."""
+        with torch.autocast(codes.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.pair.decode(codes).float()
+
+    @torch.no_grad()
+    def _note(self, x: Tensor, shown: Tensor, apart: Tensor, rows: Tensor, part: Inverted) -> None:
+        """History, and the best code so far: the first that passes τ, else the farthest."""
+        losses = torch.stack(self.attributes(shown, part.cover)).sum(0)
+        for row, far, loss in zip(rows.tolist(), apart.tolist(), losses.tolist(), strict=True):
+            self.history[row].append((round(far, 4), round(loss, 4)))
+        better = apart > self.farthest[rows]
+        self.best[rows[better]] = x[better]
+        self.farthest[rows[better]] = apart[better]
+
+    def finished(self, x: Tensor, rows: Tensor, i: int) -> Tensor | None:
+        """Whom every recogniser sees farther than τ from itself (asked after outer steps)."""
+        return None if i % (1 + self.inner) else self.farthest[rows] > self.tau
+
+
+def perturb(problem: Perturbation, rule: Steps, iterations: int) -> tuple[Tensor, Tensor]:
+    """Algorithm 1 on a batch, faces that are done left out: codes N×L×D and who converged, N.
+
+    One more look than `iterations` outer steps, at what the last of them made.
+    """
+    descend(problem, rule, problem.found.codes, iterations * (1 + problem.inner) + 1)
+    return problem.best, problem.farthest > problem.tau
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fsap(Adversarial):
+    """Xue et al. 2022, eq. 3-8 and algorithm 1.
+
+    The face's W+ code moves by `identity_step` along the signs of the gradient of the identity
+    loss, then `inner` times back by `attribute_step` along those of MSE, perceptual distance
+    (facedeid-lpips) and 1 - SSIM, `iterations` times at most, until every recogniser puts the face
+    farther than `tau` (1 - cosine) from itself. `mode` "id-only" leaves the attributes alone.
+
+    Beyond the paper: `detail` "kept" (see `facedeid.inversion`) with the share `residue` of what
+    the generator cannot draw (less looks softer and hides more), `momentum`, several recognisers,
+    `refine` steps of latent optimisation and `tune` of pivotal tuning before, `pair` "psp" for the
+    published networks. Step sizes are in units of the codes; the defaults suit the pair that ships.
+    The paper's setting: iterations 100, inner 6, identity_step 0.02, attribute_step 0.008, detail
+    "none".
+    """
+
+    name: ClassVar[str] = "fsap"
+    summary: ClassVar[str] = "moves the face's code in a generator's latent space"
+    source: ClassVar[str] = "Xue et al. 2022"
+    tau: float = 1.0
+    iterations: int = 30
+    inner: int = 2
+    identity_step: float = 0.06
+    attribute_step: float = 0.02
+    mode: Mode = "bi-loss"
+    momentum: float = 0.0
+    detail: Detail = "kept"
+    residue: float = 0.5
+    refine: int = 0
+    tune: int = 0
+    pair: str = "facedeid"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("tau", self.tau, 0, 2)
+        number("iterations", self.iterations, 1, 10_000)
+        number("inner", self.inner, 0, 100)
+        number("identity_step", self.identity_step, 0, 10)
+        number("attribute_step", self.attribute_step, 0, 10)
+        number("residue", self.residue, 0, 1)
+        number("momentum", self.momentum, 0, 1)
+        number("refine", self.refine, 0, 100_000)
+        number("tune", self.tune, 0, 100_000)
+        for name, value, allowed in (
+            ("mode", self.mode, ("bi-loss", "id-only")),
+            ("detail", self.detail, ("kept", "none")),
+        ):
+            if value not in allowed:
+                raise OptionError(f"{name} must be {' or '.join(allowed)}, got {value!r}")
+
+    @property
+    def carry(self) -> Literal["replace", "change"]:
+        """What the generator cannot draw stays, unless the paper's way is asked for."""
+        return "replace" if self.detail == "none" else "change"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the threshold is worth for others."""
+        known = ", ".join(self.surrogates)
+        return (f"{self.name} stops once {known} sees somebody else; others may not yet",)
+
+    def apply(
+        self,
+        faces: Tensor,
+        models: "Models",
+        *,
+        random: Sequence[torch.Generator],
+        landmarks: Tensor | None,
+    ) -> Deidentified:
+        """Perturb; on a CPU one face after the other (see `Adversarial.apply`)."""
+        size = 1 if models.device.type == "cpu" else len(faces)
+        made: list[Tensor] = []
+        facts: list[Mapping[str, Any]] = []
+        for i in range(0, len(faces), size):
+            points = None if landmarks is None else landmarks[i : i + size]
+            done, said = self._perturbed(faces[i : i + size].to(models.device), points, models)
+            made.append(done.to(faces.device))
+            facts.extend(said)
+        return Deidentified(torch.cat(made), tuple(facts))
+
+    def _perturbed(
+        self, faces: Tensor, landmarks: Tensor | None, models: "Models"
+    ) -> tuple[Tensor, list[dict[str, Any]]]:
+        judges = [Likeness.of(models.recognizer(name), models) for name in self.recognizers]
+        Surrogates([j.recognizer for j in judges])  # all of them pass gradients on
+        pair, found = self._inverted(faces, landmarks, models)
+        with torch.no_grad():
+            own = [j.unit(found.cover, found.landmarks) for j in judges]
+            start = [
+                1 - (j.unit(found.shown(found.base, "none"), found.landmarks) * o).sum(1)
+                for j, o in zip(judges, own, strict=True)
+            ]
+        inner = self.inner if self.mode == "bi-loss" else 0
+        problem = Perturbation(
+            pair,
+            found,
+            own,
+            judges,
+            models.perceptual,
+            self.tau,
+            inner,
+            self.detail,
+            self.residue,
+            fast_bf16(models.device.type),
+        )
+        rule = Steps(self.identity_step, self.attribute_step, inner, self.momentum)
+        codes, converged = perturb(problem, rule, self.iterations)
+        with torch.no_grad():
+            result = found.full(faces, problem.decoded(codes), self.detail, self.residue)
+        facts = [
+            {
+                "converged": bool(converged[n]),
+                "steps": len(problem.history[n]) - 1,
+                "identity_loss": round(problem.farthest[n].item(), 4),
+                "identity_loss_of_reconstruction": round(torch.stack(start)[:, n].amin().item(), 4),
+                "history": problem.history[n],
+            }
+            for n in range(len(faces))
+        ]
+        return result, facts
+
+    def _inverted(
+        self, faces: Tensor, landmarks: Tensor | None, models: "Models"
+    ) -> tuple["LatentPair", Inverted]:
+        pair = models.pair(self.pair)
+        found = invert(pair, faces, landmarks)
+        if self.refine:
+            found = refined(pair, found, models.perceptual, steps=self.refine)
+        if self.tune:
+            return tuned(pair, found, models.perceptual, steps=self.tune)
+        return pair, found

@@ -1,0 +1,121 @@
+"""Private-Encoder: one forward pass to the likeness that is asked for."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from facedeid.errors import OptionError
+from facedeid.inversion import Detail, invert
+from facedeid.methods.adversarial import number
+from facedeid.methods.base import Deidentified, Method
+from facedeid.models import CODED
+from facedeid.nets.private_encoder import residue
+from facedeid.weights import shipped_facts
+
+if TYPE_CHECKING:
+    from facedeid.models import Models
+
+__all__ = ["FILE", "JUDGE", "PrivateEncoding"]
+
+FILE = "facedeid-private-encoder.safetensors"
+JUDGE = "facedeid-mobile"
+"""Measures similarities, asked-for and in the report; it was not used in training."""
+
+
+def _curve() -> tuple[list[float], list[float]]:
+    """β from 0 to 1 and the mean similarity that the judge measured (held-out photos).
+
+    Raises:
+        OptionError: the network's file says nothing of it.
+    """
+    points = json.loads(shipped_facts(FILE).get("facedeid", "{}")).get("similarity")
+    if not points:
+        raise OptionError("target_similarity: the network that ships was not calibrated; use beta")
+    levels, found = zip(*sorted(points), strict=True)
+    return list(levels), np.maximum.accumulate(found).tolist()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateEncoding(Method):
+    """Zhao et al. 2022, with a network that takes the level as an input (its card says more).
+
+    `beta` from 0 (private) to 1 (the photo as it is). `target_similarity` in its place: the mean
+    cosine similarity to the original that facedeid-mobile is to measure, by the curve that comes
+    with the network. `detail`: see `facedeid.inversion`; "none" is the paper's.
+    """
+
+    name: ClassVar[str] = "private-encoder"
+    summary: ClassVar[str] = "one forward pass to a level of likeness, from 0 to 1"
+    source: ClassVar[str] = "Zhao et al. 2022"
+    beta: float | None = None
+    target_similarity: float | None = None
+    detail: Detail = "kept"
+
+    def __post_init__(self) -> None:
+        if self.beta is not None and self.target_similarity is not None:
+            raise OptionError("beta and target_similarity exclude each other: give one of them")
+        if self.beta is not None:
+            number("beta", self.beta, 0, 1)
+        if self.target_similarity is not None:
+            number("target_similarity", self.target_similarity, -1, 1)
+        if self.detail not in ("kept", "none"):
+            raise OptionError(f"detail must be kept or none, got {self.detail!r}")
+
+    @property
+    def carry(self) -> Literal["replace", "change"]:
+        """What the generator cannot draw stays, unless the paper's way is asked for."""
+        return "replace" if self.detail == "none" else "change"
+
+    @property
+    def level(self) -> float:
+        """β of the forward pass."""
+        if self.target_similarity is None:
+            return 0.0 if self.beta is None else self.beta
+        levels, found = _curve()
+        return float(np.interp(self.target_similarity, found, levels))
+
+    @property
+    def surrogates(self) -> tuple[str, ...]:
+        """The network was trained against these."""
+        return CODED
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Levels at which people stay recognisable."""
+        if self.level > 0.2:
+            return (f"beta {self.level:.2g} keeps likeness: recognisers still match many faces",)
+        return ()
+
+    @torch.no_grad()
+    def apply(
+        self,
+        faces: Tensor,
+        models: "Models",
+        *,
+        random: Sequence[torch.Generator],
+        landmarks: Tensor | None,
+    ) -> Deidentified:
+        """One forward pass; the facts say which similarity was asked for and which is measured."""
+        batch, beta = faces.to(models.device), self.level
+        pair = models.pair()
+        found = invert(pair, batch, landmarks)
+        levels = torch.full((len(batch),), beta, device=models.device)
+        made = pair.decode(models.private_encoder(batch, levels))
+        kept = float(residue(levels[0]))
+        result = found.full(batch, made, self.detail, kept)
+        judge = models.recognizer(JUDGE)
+        own, after = (
+            judge.embed(x, found.landmarks)
+            for x in (found.cover, found.shown(made, self.detail, kept))
+        )
+        measured = F.cosine_similarity(own, after).tolist()
+        wanted = self.target_similarity
+        asked = {} if wanted is None else {"asked_similarity": wanted}
+        facts = [{"beta": round(beta, 4), **asked, "similarity": round(m, 4)} for m in measured]
+        return Deidentified(result.to(faces.device).contiguous(), tuple(facts))

@@ -1,0 +1,323 @@
+"""`facedeid-private-encoder`: an encoder into a frozen generator that lowers the likeness to β.
+
+Zhao et al. 2022 train one network for each privacy level; the recipe `private-encoder` draws the
+level anew for each face and gives it to the network. Against their loss (squared error, perceptual
+distance, and the difference of β and the similarity) it has an ensemble of recognisers after input
+diversity, what is pasted back as the picture that the losses see (`facedeid.inversion`, detail
+"kept"), an adversary, and terms against coloured and universal patterns. `private-encoder-paper`
+is theirs, for the published networks.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facedeid.errors import FacedeidError, TrainingError
+from facedeid.inversion import Detail, change
+from facedeid.losses import mse, ssim
+from facedeid.models import CODED, Models, Recognizer
+from facedeid.nets.lpips import Lpips
+from facedeid.nets.private_encoder import PrivateEncoder, residue
+from facedeid.nets.psp import GradualStyleEncoder, PSp
+from facedeid.nets.style_pair import LatentPair, StylePair
+from facedeid.random import stream
+from facedeid.training.data import Faces
+from facedeid.training.diversity import diverse, jittered_landmarks
+from facedeid.training.prepared import (
+    CAREFUL,
+    Batch,
+    Prepared,
+    Rivals,
+    adversarial,
+    around,
+    colour,
+    in_turn,
+    networks,
+    ramp,
+    sheet,
+)
+
+__all__ = ["PaperEncoderRecipe", "PrivateEncoderRecipe", "PrivateTask"]
+
+LEVELS = (0.0, 0.2, 0.4, 0.7, 1.0)
+"""β of the figures on people held out and of the grid."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateEncoderRecipe:
+    """Hyper-parameters of `facedeid-private-encoder`."""
+
+    name: ClassVar[str] = "private-encoder"
+    summary: ClassVar[str] = "lowers the likeness to a level given at run time"
+    side: ClassVar[int] = PrivateEncoder.SIDE
+    bf16: ClassVar[bool] = True
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.98)
+    small: ClassVar[Mapping[str, Any]] = {"batch": 4}
+    pair: ClassVar[str] = "facedeid"
+    detail: ClassVar[Detail] = "kept"
+
+    steps: int = 1400
+    batch: int = 8
+    lr: float = 7e-4
+    weight_decay: float = 0.0
+    warmup: int = 100
+    decay_from: float = 0.4
+    ema: float = 0.998
+    beta: float = -1.0
+    """The one level to train for; below 0: all of them, drawn anew for each face."""
+    floor: float = -0.15
+    """Similarity that β = 0 asks of the guides: recognisers that are none see more of it."""
+    pixels: float = 2.0
+    """λ1, of the squared error."""
+    perceptual: float = 2.0
+    """λ2."""
+    identity: float = 4.0
+    """λ3, of |similarity wanted - measured|, mean over the guides of a step."""
+    structure: float = 1.0
+    careful: float = 4.0
+    """Times that the squared error counts more at the eyes and the upper lip."""
+    colour: float = 10.0
+    adversarial: float = 0.5
+    adversary_from: int = 200
+    guides: tuple[str, ...] = CODED
+    together: int = 2
+
+    def task(
+        self, data: Faces, teachers: Sequence[str], out: Path, device: torch.device, seed: int
+    ) -> "PrivateTask":
+        """Everything the loop needs; teachers are the files of LPIPS-AlexNet (or none)."""
+        models, guides, distance = networks(self.name, self.guides, teachers, device)
+        pair = _pair(self.name, self.pair, models)
+        assert isinstance(pair, StylePair)
+        net = PrivateEncoder()
+        net.encoder.load_state_dict(pair.encoder.state_dict())
+        net.centre = pair.centre.clone()
+        return PrivateTask(self, net, pair, data, models, guides, distance, out, device, seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperEncoderRecipe(PrivateEncoderRecipe):
+    """Zhao et al. 2022: one level, one recogniser, the published generator, no detail path."""
+
+    name: ClassVar[str] = "private-encoder-paper"
+    summary: ClassVar[str] = "lowers the likeness to one level, as Zhao et al. 2022 train it"
+    side: ClassVar[int] = 256
+    betas: ClassVar[tuple[float, float]] = (0.95, 0.999)
+    small: ClassVar[Mapping[str, Any]] = {"batch": 2}
+    pair: ClassVar[str] = "psp"
+    detail: ClassVar[Detail] = "none"
+
+    steps: int = 300_000
+    lr: float = 1e-4
+    beta: float = 0.2
+    floor: float = 0.0
+    pixels: float = 1.0
+    perceptual: float = 0.8
+    identity: float = 0.1
+    structure: float = 0.0
+    careful: float = 0.0
+    colour: float = 0.0
+    adversarial: float = 0.0
+    guides: tuple[str, ...] = field(default=("dlib",))
+    """The paper's is ArcFace's IR-SE50 (`ir-se50`); dlib comes along, and is not used then."""
+    together: int = 1
+
+    def task(
+        self, data: Faces, teachers: Sequence[str], out: Path, device: torch.device, seed: int
+    ) -> "PrivateTask":
+        """Everything the loop needs; `recognizer=NAME` among the teachers is the one in the loss.
+
+        Raises:
+            TrainingError: a network is not here, or β lies outside of 0..1.
+        """
+        if not 0 <= self.beta <= 1:
+            raise TrainingError(f"beta must lie between 0 and 1, got {self.beta:g}")
+        names = [t.removeprefix("recognizer=") for t in teachers if t.startswith("recognizer=")]
+        others = [t for t in teachers if not t.startswith("recognizer=")]
+        models, guides, distance = networks(self.name, self.guides, others, device)
+        try:
+            guides = [models.recognizer(name) for name in names] or guides
+        except FacedeidError as error:
+            raise TrainingError(f"--teacher recognizer: {error}") from error
+        pair = _pair(self.name, self.pair, models)
+        assert isinstance(pair, PSp)
+        assert isinstance(pair.encoder, GradualStyleEncoder)
+        net = _OneLevel(copy.deepcopy(pair.encoder).requires_grad_(True), pair.latent_avg)
+        return PrivateTask(self, net, pair, data, models, guides, distance, out, device, seed)
+
+
+class _OneLevel(nn.Module):
+    """The paper's network as if it took a level."""
+
+    def __init__(self, encoder: GradualStyleEncoder, centre: Tensor | None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.register_buffer("centre", torch.zeros(1) if centre is None else centre.clone())
+
+    def forward(self, faces: Tensor, beta: Tensor) -> Tensor:
+        codes: Tensor = self.encoder(faces) + self.get_buffer("centre")
+        return codes
+
+
+class _Through(Rivals):
+    """Faces as they come out of the frozen pair, whose weights are neither learned nor kept."""
+
+    def __init__(self, net: nn.Module, pair: LatentPair) -> None:
+        super().__init__(net)
+        self._pair = (pair,)
+
+    def forward(self, faces: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """What the network makes, and the plain reconstruction: N×3×s×s each."""
+        (pair,) = self._pair
+        with torch.no_grad():
+            base = pair.decode(pair.encode(faces))
+        return pair.decode(self.net(faces, beta)), base
+
+
+def _pair(name: str, which: str, models: Models) -> LatentPair:
+    try:
+        return models.pair(which)
+    except FacedeidError as error:
+        raise TrainingError(f"{name} needs a generator: {error}") from error
+
+
+class PrivateTask:
+    """One training job of either recipe."""
+
+    def __init__(
+        self,
+        recipe: PrivateEncoderRecipe,
+        net: nn.Module,
+        pair: LatentPair,
+        data: Faces,
+        models: Models,
+        guides: Sequence[Recognizer],
+        distance: Lpips,
+        out: Path,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        self.recipe, self.device, self.seed = recipe, device, seed
+        self.guides, self.models, self.distance = guides, models, distance
+        self.training, self._held_out = Prepared.parts(data, guides, out)
+        self._centres = {
+            guide.name: self.training.own[guide.name].mean(0).to(device)
+            if guide.spec.metric == "euclidean"
+            else torch.zeros(guide.spec.dim, device=device)
+            for guide in guides
+        }
+        self.model: nn.Module = _Through(net, pair)
+
+    def similarity(self, guide: Recognizer, vectors: Tensor, own: Tensor) -> Tensor:
+        """Cosine, N; of centred vectors where the recogniser's are not of unit length."""
+        centre = self._centres[guide.name]
+        return F.cosine_similarity(vectors - centre, own - centre)
+
+    def _levels(self, count: int, random: torch.Generator) -> Tensor:
+        """Of the faces of a batch: a quarter 0, the rest anywhere; or the one that is wanted."""
+        if self.recipe.beta >= 0:
+            return torch.full((count,), self.recipe.beta)
+        drawn = torch.rand(count, generator=random)
+        return drawn * (torch.rand(count, generator=random) > 0.25)
+
+    def _shown(self, made: Tensor, base: Tensor, batch: Batch, beta: Tensor) -> Tensor:
+        if self.recipe.detail == "none":
+            return made
+        kept = residue(beta)[:, None, None, None]
+        return batch.cover + batch.mask * change(made, base, batch.cover, kept)
+
+    def loss(self, model: Any, step: int) -> tuple[Tensor, dict[str, float]]:
+        """Loss of one step; the same for the same seed and step."""
+        r, random = self.recipe, stream(self.seed, "private-encoder", step)
+        batch = self.training.draw(r.batch, random, self.device)
+        beta = self._levels(r.batch, random).to(self.device)
+        made, base = (x.float() for x in model(batch.cover, beta))
+        cover, shown = batch.cover, self._shown(made, base, batch, beta)
+        moved = shown - cover
+        careful = 1 + r.careful * around(batch.landmarks, cover.shape[-1], CAREFUL).to(self.device)
+        parts = {
+            "pixels": r.pixels * (careful * moved.square()).mean(),
+            "perceptual": r.perceptual * self.distance(cover, shown.clamp(-1, 1)).mean(),
+            "identity": r.identity * self._identity(step, shown, batch, beta, random),
+        }
+        if r.structure:
+            parts["structure"] = r.structure * (1 - ssim(cover, shown)).mean()
+        if r.colour:
+            parts["colour"] = r.colour * colour(moved).square().mean()
+        if r.adversarial:
+            fooling, critic = adversarial(self.model.get_submodule("critic"), cover, shown)
+            parts["fooling"] = r.adversarial * ramp(step, r.adversary_from) * fooling
+            parts["critic"] = critic
+        loss = torch.stack(list(parts.values())).sum()
+        return loss, {name: value.item() for name, value in parts.items()}
+
+    def _identity(
+        self, step: int, shown: Tensor, batch: Batch, beta: Tensor, random: torch.Generator
+    ) -> Tensor:
+        """|wanted - measured|, mean over faces and the guides of the step."""
+        wanted = self.recipe.floor + (1 - self.recipe.floor) * beta
+        terms = []
+        for guide in in_turn(self.guides, self.recipe.together, step):
+            seen, points = shown, batch.landmarks
+            if self.recipe.detail == "kept":
+                seen, points = diverse(shown, random), jittered_landmarks(points, random)
+            vectors = guide.embed(seen, points)
+            found = self.similarity(guide, vectors, batch.own[guide.name])
+            terms.append((wanted - found).abs().mean())
+        return torch.stack(terms).mean()
+
+    def finish(self, model: nn.Module) -> None:
+        """The adversary is not exported."""
+        del model.critic
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Of up to 48 photos of people held out, by level: similarity, and what it cost."""
+        if self._held_out is None:
+            return {}
+        levels = LEVELS if self.recipe.beta < 0 else (self.recipe.beta,)
+        found: dict[str, list[Tensor]] = {}
+        for i in range(4):
+            random = stream(self.seed, "private-encoder", "test", i)
+            batch = self._held_out.draw(12, random, self.device, plain=True)
+            for level in levels:
+                beta = torch.full((12,), level, device=self.device)
+                made, base = model(batch.cover, beta)
+                shown = self._shown(made, base, batch, beta).clamp(-1, 1)
+                for guide in self.guides:
+                    vectors, own = guide.embed(shown, batch.landmarks), batch.own[guide.name]
+                    name = f"{guide.name} {level:g}"
+                    found.setdefault(name, []).append(self.similarity(guide, vectors, own))
+                    far = guide.distance(vectors, own) >= guide.threshold("best")
+                    found.setdefault(f"rejected {name}", []).append(far.float())
+                found.setdefault(f"ssim {level:g}", []).append(ssim(batch.cover, shown))
+                found.setdefault(f"mse {level:g}", []).append(mse(batch.cover, shown) / 4)
+        return {name: torch.cat(values).mean().item() for name, values in found.items()}
+
+    @torch.no_grad()
+    def grid(self) -> Tensor:
+        """Faces, and what they become at each level from 1 down: 3×H×W uint8."""
+        net = copy.deepcopy(self.model).eval()
+        source = self._held_out or self.training
+        batch = source.draw(12, stream(0, "grid"), self.device, plain=True)
+        rows = [batch.cover]
+        for level in reversed(LEVELS):
+            beta = torch.full((12,), level, device=self.device)
+            made, base = net(batch.cover, beta)
+            rows.append(self._shown(made, base, batch, beta))
+        return sheet(rows)
+
+    def metadata(self) -> dict[str, Any]:
+        """For the model card and the file of weights."""
+        net = self.model.get_submodule("net")
+        return {
+            "guides": [g.name for g in self.guides],
+            "photos": len(self.training),
+            "parameters": sum(p.numel() for p in net.parameters()),
+        }

@@ -1,0 +1,220 @@
+"""Methods in the latent space of the pair that ships, on real faces."""
+
+import pytest
+import torch
+
+from facedeid.errors import OptionError, WeightsError
+from facedeid.faces import align, detect, frame, frame_masks
+from facedeid.inversion import Inverted, invert, refined, scaled, tuned
+from facedeid.losses import mse, ssim
+from facedeid.methods import create, parse
+from facedeid.methods.fsap import Likeness, Perturbation, Steps, perturb
+from facedeid.methods.private import _curve
+from facedeid.models import Models
+from facedeid.random import stream
+
+MODELS = Models()
+QUICK = {"iterations": 6, "inner": 2, "identity_step": 0.1, "attribute_step": 0.02}
+
+
+@pytest.fixture(scope="module")
+def portraits(astronaut, hopper):
+    """Two real faces N×3×256×256 and their landmarks."""
+    crops, points = [], []
+    for photo in (astronaut, hopper):
+        face = max(detect(photo), key=lambda f: f.score)
+        place = frame(face, 256)
+        crops.append(align(photo, place))
+        points.append(torch.from_numpy(place.to_frame(face.landmarks)).float())
+    return torch.stack(crops), torch.stack(points)
+
+
+@pytest.fixture(scope="module")
+def found(portraits):
+    return invert(MODELS.pair(), *portraits)
+
+
+def applied(method, portraits):
+    crops, points = portraits
+    return method(crops, MODELS, random=[stream(0, i) for i in range(2)], landmarks=points)
+
+
+# ------------------------------------------------------------------------------ into W+ and back
+
+
+def test_the_pair_gives_real_faces_back(found):
+    made = found.base.clamp(-1, 1)
+    pasted = found.cover + found.mask * (made - found.cover)
+    assert found.codes.shape == (2, 12, 256)
+    assert (ssim(found.cover, pasted) > 0.6).all()
+    swapped = found.cover + found.mask * (made.flip(0) - found.cover)
+    assert (mse(found.cover, pasted) < mse(found.cover, swapped)).all()
+
+
+def test_an_unchanged_code_changes_nothing_and_a_changed_one_only_the_face(portraits, found):
+    crops, _ = portraits
+    assert torch.equal(found.full(crops, found.base, "kept"), crops)
+    other = MODELS.pair().decode(found.codes.flip(0))
+    shown = found.shown(other, "kept")
+    outside = found.mask.expand_as(shown) == 0
+    assert torch.equal(shown[outside], found.cover[outside])
+    assert (shown - found.cover).abs().mean() > 0.01
+    assert found.full(crops, other, "none").shape == crops.shape
+
+
+def test_without_landmarks_the_mean_face_is_taken(portraits, found):
+    crops, _ = portraits
+    mean = invert(MODELS.pair(), crops, None)
+    assert (mean.mask - found.mask).abs().mean() < 0.15
+    assert torch.equal(mean.codes, found.codes)
+
+
+def test_landmarks_and_masks_are_scaled_about_pixel_centres(portraits):
+    _, points = portraits
+    large, small = frame_masks(points, 256), frame_masks(scaled(points, 256, 128), 128)
+    halved = torch.nn.functional.avg_pool2d(large, 2)
+    assert (halved - small).abs().mean() < 0.01
+
+
+def test_refining_and_tuning_come_nearer_and_leave_the_pair_alone(found):
+    pair = MODELS.pair()
+    before = {k: v.clone() for k, v in pair.state_dict().items()}
+    better = refined(pair, found, MODELS.perceptual, steps=5)
+    own, best = tuned(pair, better, MODELS.perceptual, steps=5)
+    errors = [mse(x.base, x.cover) for x in (found, better, best)]
+    assert (errors[1] < errors[0]).all()
+    assert (errors[2] < errors[1]).all()
+    assert torch.equal(best.base, own.decode(best.codes))
+    assert all(torch.equal(before[k], v) for k, v in pair.state_dict().items())
+
+
+def test_the_published_pair_says_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("FACEDEID_MODELS", str(tmp_path))
+    with pytest.raises(WeightsError, match="psp_ffhq_encode"):
+        Models().pair("psp")
+    with pytest.raises(OptionError, match="facedeid, psp"):
+        Models().pair("other")
+
+
+# ----------------------------------------------------------------------------------------- FSAP
+
+
+def test_fsap_moves_away_step_by_step_and_says_how_far(portraits):
+    result = applied(create("fsap", tau=2, **QUICK), portraits)
+    for facts in result.facts:
+        losses = [far for far, _ in facts["history"]]
+        assert losses[0] == pytest.approx(0, abs=1e-3)
+        assert losses[-1] > losses[2] > losses[0]
+        assert len(losses) == QUICK["iterations"] + 1
+        assert not facts["converged"]
+        assert facts["identity_loss"] == pytest.approx(max(losses), abs=1e-3)
+
+
+def test_fsap_stops_at_the_first_picture_beyond_tau(portraits):
+    facts = applied(create("fsap", tau=0.1, **QUICK), portraits).facts
+    for one in facts:
+        *before, last = [far for far, _ in one["history"]]
+        assert one["converged"]
+        assert last > 0.1 >= max(before)
+        assert one["steps"] == len(before)
+
+
+def test_keeping_attributes_costs_less_picture_for_as_much_identity(portraits):
+    crops, _ = portraits
+    options = {"tau": 0.3, "identity_step": 0.05, "iterations": 40}
+    both = applied(create("fsap", inner=6, attribute_step=0.02, **options), portraits)
+    alone = applied(create("fsap", mode="id-only", **options), portraits)
+    assert all(f["converged"] for f in (*both.facts, *alone.facts))
+    assert mse(both.faces, crops).mean() < mse(alone.faces, crops).mean()
+
+
+def problem(found, rows):
+    part = found.rows(torch.tensor(rows))
+    judge = Likeness.of(MODELS.recognizer("dlib"), MODELS)
+    own = judge.unit(part.cover, part.landmarks)
+    return Perturbation(MODELS.pair(), part, [own], [judge], MODELS.perceptual, 0.08, 2, "kept")
+
+
+def test_faces_that_are_done_leave_the_batch_and_the_others_do_not_notice(found):
+    rule = Steps(0.1, 0.02, 2)
+    both = problem(found, [0, 1])
+    _, converged = perturb(both, rule, 8)
+    assert converged.all()
+    for row in (0, 1):
+        alone = problem(found, [row])
+        perturb(alone, rule, 8)
+        assert len(alone.history[0]) == len(both.history[row])
+        assert alone.farthest[0] == pytest.approx(both.farthest[row].item(), abs=0.03)
+
+
+def test_gradients_of_the_attributes_are_those_of_three_separate_passes(found):
+    work = problem(found, [0, 1])
+    codes = found.codes + 0.05 * torch.randn(found.codes.shape, generator=stream(0))
+    rows = torch.arange(2)
+    together = work.gradients(codes, rows, 1)[0]
+    leaf = codes.clone().requires_grad_()
+    shown = work.found.shown(MODELS.pair().decode(leaf), "kept")
+    apart = sum(
+        torch.autograd.grad(loss.sum(), leaf, retain_graph=True)[0].sign()
+        for loss in work.attributes(shown, work.found.cover)
+    )
+    assert (together == apart).float().mean() > 0.99
+
+
+def test_identity_vectors_that_share_a_common_part_are_centred(portraits):
+    dlib = Likeness.of(MODELS.recognizer("dlib"), MODELS)
+    crops, points = portraits
+    one, two = dlib.unit(crops, points)
+    assert float(one @ two) < 0.5
+    raw = MODELS.recognizer("dlib").embed(crops, points)
+    assert float(torch.cosine_similarity(raw[:1], raw[1:])) > 0.6
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("fsap:tau=3", "tau must lie between 0 and 2"),
+        ("fsap:mode=other", "mode must be"),
+        ("fsap:detail=some", "detail must be"),
+        ("fsap:inner=-1", "inner must lie"),
+        ("fsap:recognizers=[]", "must be names"),
+        ("private-encoder:beta=1.5", "beta must lie between 0 and 1"),
+        ("private-encoder:beta=0.5,target_similarity=0.2", "exclude each other"),
+        ("private-encoder:detail=some", "detail must be"),
+    ],
+)
+def test_options_that_make_no_sense(text, complaint):
+    with pytest.raises(OptionError, match=complaint):
+        parse(text)
+
+
+# ------------------------------------------------------------------------------ Private-Encoder
+
+
+def test_one_network_goes_from_the_photo_to_somebody_else(portraits):
+    crops, _ = portraits
+    levels = [applied(create("private-encoder", beta=beta), portraits) for beta in (1.0, 0.5, 0.0)]
+    likeness = [sum(f["similarity"] for f in result.facts) / 2 for result in levels]
+    assert likeness[0] > 0.8 > likeness[1] > likeness[2]
+    judge = MODELS.recognizer("facedeid-mobile")
+    assert all(1 - f["similarity"] > judge.threshold("best") for f in levels[2].facts)
+    assert mse(levels[0].faces, crops).mean() < mse(levels[2].faces, crops).mean()
+
+
+def test_a_similarity_that_is_asked_for_becomes_a_level(portraits):
+    levels, measured = _curve()
+    assert levels[0] == 0
+    assert levels[-1] == 1
+    wanted = (measured[0] + measured[-1]) / 2
+    method = create("private-encoder", target_similarity=wanted)
+    assert 0 < method.level < 1
+    assert create("private-encoder", target_similarity=-1).level == 0
+    facts = applied(method, portraits).facts[0]
+    assert facts["asked_similarity"] == wanted
+    assert method.warnings
+
+
+def test_inverted_faces_can_be_taken_apart(found):
+    one = found.rows(torch.tensor([1]))
+    assert isinstance(one, Inverted)
+    assert torch.equal(one.cover[0], found.cover[1])

@@ -1,0 +1,53 @@
+"""`facedeid invert` as a user types it."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facedeid.cli import main
+
+
+@pytest.fixture
+def typed(capsys):
+    def run(*arguments):
+        code = 0
+        try:
+            main([str(a) for a in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, " ".join((captured.out + captured.err).split())
+
+    return run
+
+
+def test_photo_reconstruction_and_difference_in_a_row(typed, hopper_path, tmp_path):
+    picture = tmp_path / "inverted.png"
+    code, text = typed("invert", hopper_path, "-o", picture, "--refine", 2)
+    assert code == 0, text
+    assert "SSIM" in text
+    assert "distance facedeid-mobile" in text
+    pixels = np.asarray(Image.open(picture)).astype(float)
+    assert pixels.shape == (128, 3 * 128, 3)
+    photo, made, difference = np.split(pixels, 3, 1)
+    assert np.abs(np.abs(made - photo).clip(0, 127.5) * 2 - difference).max() <= 3
+    code, text = typed("invert", hopper_path, "-o", picture)
+    assert code == 1
+    assert "exists" in text
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["inverted.png"]
+
+
+def test_what_cannot_be_inverted(typed, hopper_path, tmp_path):
+    blank = tmp_path / "blank.png"
+    Image.new("RGB", (200, 200), "grey").save(blank)
+    for arguments, complaint in (
+        ((blank, "-o", tmp_path / "a.png"), "no face"),
+        ((tmp_path / "none.jpg", "-o", tmp_path / "a.png"), "none.jpg"),
+        ((hopper_path, "-o", tmp_path / "no" / "a.png"), "no such folder"),
+        ((hopper_path, "-o", tmp_path / "a.txt"), "write a .png"),
+        ((hopper_path, "-o", tmp_path / "a.png", "--pair", "other"), "no pair is called"),
+    ):
+        code, text = typed("invert", *arguments)
+        assert code != 0
+        assert complaint in text
+    assert [p.name for p in tmp_path.iterdir()] == ["blank.png"]

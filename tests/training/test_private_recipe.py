@@ -1,0 +1,105 @@
+"""The recipes of Private-Encoder, a few steps, on two people's portraits."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from facedeid.errors import TrainingError
+from facedeid.models import Models
+from facedeid.nets import load_official
+from facedeid.nets.private_encoder import PrivateEncoder
+from facedeid.nets.psp import GradualStyleEncoder, PSp
+from facedeid.nets.stylegan2 import Generator
+from facedeid.training.data import load_faces
+from facedeid.training.loop import Options, train
+from facedeid.training.recipes import configured
+
+CPU = torch.device("cpu")
+SMALL = ('guides=["dlib"]', "batch=4", "warmup=2", "adversary_from=10")
+
+
+def rows(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_at_first_the_level_changes_nothing():
+    net = PrivateEncoder().eval()
+    faces = torch.rand(2, 3, 128, 128) * 2 - 1
+    with torch.no_grad():
+        low, high = (net(faces, torch.full((2,), beta)) for beta in (0.0, 1.0))
+        assert torch.equal(low, high)
+        assert torch.allclose(low, net.centre + net.encoder(faces), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def trained(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("private")
+    recipe = configured("private-encoder", [*SMALL, "steps=24", "lr=0.002"])
+    task = recipe.task(load_faces([photos], size=128), [], out, CPU, 3)
+    options = Options(out=out, seed=3, log_every=1, bf16=False)
+    return out, train(recipe, task, options, say=lambda _: None), task
+
+
+def test_it_starts_from_the_encoder_that_ships_and_learns_to_lower_the_likeness(trained):
+    out, outcome, task = trained
+    steps = [row for row in rows(out) if "identity" in row]
+    assert outcome.finished
+    assert np.mean([r["identity"] for r in steps[-4:]]) < np.mean(
+        [r["identity"] for r in steps[:4]]
+    )
+    assert {"dlib 0", "rejected dlib 0", "ssim 1", "mse 0.4"} <= set(outcome.figures)
+    assert outcome.figures["dlib 0"] < outcome.figures["dlib 1"]
+    generator = Models().pair().generator.state_dict()
+    (pair,) = task.model._pair
+    assert all(torch.equal(v, generator[k]) for k, v in pair.generator.state_dict().items())
+
+
+def test_the_file_holds_the_network_alone(trained):
+    out, _, _ = trained
+    state = load_file(out / "private-encoder.safetensors")
+    net = PrivateEncoder()
+    load_official(net, {k.removeprefix("net."): v.float() for k, v in state.items()})
+    assert torch.allclose(net.centre, Models().pair().centre, atol=1e-3)
+
+
+def test_a_step_depends_on_seed_and_step_alone(photos, tmp_path):
+    recipe = configured("private-encoder", SMALL)
+    task = recipe.task(load_faces([photos], size=128), [], tmp_path, CPU, 3)
+    first, second = (task.loss(task.model, 12)[0] for _ in range(2))
+    assert first.item() == pytest.approx(second.item(), rel=1e-4)
+
+
+def test_the_papers_recipe_trains_one_level_into_a_published_pair(photos, tmp_path, monkeypatch):
+    decoder = Generator(256, style_dim=16, channels={4 << i: 8 for i in range(7)})
+    encoder = GradualStyleEncoder(decoder.n_latent, layers=(1, 1, 1, 1), width=8, style_dim=16)
+    pair = PSp(encoder, decoder, latent_avg=torch.zeros(16)).eval().requires_grad_(False)
+    monkeypatch.setattr(Models, "pair", lambda self, name="facedeid": pair)
+    before = {k: v.clone() for k, v in pair.state_dict().items()}
+    recipe = configured("private-encoder-paper", ["batch=2", "steps=2", "beta=0.3"])
+    task = recipe.task(load_faces([photos], size=256), ["recognizer=dlib"], tmp_path, CPU, 3)
+    options = Options(out=tmp_path, seed=3, log_every=1, bf16=False)
+    outcome = train(recipe, task, options, say=lambda _: None)
+    assert outcome.finished
+    assert {"pixels", "perceptual", "identity"} == set(rows(tmp_path)[0]) - {
+        "step", "loss", "rate", "pace"
+    }  # fmt: skip
+    assert "dlib 0.3" in outcome.figures
+    assert all(torch.equal(before[k], v) for k, v in pair.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "teachers", "message"),
+    [
+        ([], [], "private-encoder-paper needs a generator: .*psp_ffhq_encode"),
+        (["beta=2"], [], "beta must lie between 0 and 1"),
+        ([], ["recognizer=nobody"], "--teacher recognizer: "),
+    ],
+)
+def test_what_cannot_be_trained(settings, teachers, message, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("FACEDEID_MODELS", str(tmp_path / "empty"))
+    recipe = configured("private-encoder-paper", settings)
+    with pytest.raises(TrainingError, match=message):
+        recipe.task(load_faces([photos], size=64), teachers, tmp_path, CPU, 3)

@@ -1,0 +1,257 @@
+"""Methods at many settings on aligned faces: the ablations, sweeps and equal-likeness tables.
+
+    python tools/latent_study.py --data lfw:PATH --cache results/cache --limit 1000 \\
+        --recognizer facedeid-mobile --recognizer dlib -o results/levels \\
+        --setting private-encoder:beta=0 --setting private-encoder:beta=0.5 \\
+        --setting blur:sigma=0.05 --setting pixelate:cluster=16 --at 0.1 --at 0.2 --ssim 0.65
+
+Second photos of genuine pairs, each once. Every method gets the canonical 256 px crop; its result
+is pasted back there with one and the same mask of the face and rounded to 8 bits, and that is what
+is measured: recognisers by the original's landmarks, HOG, MSE in [0, 1], SSIM.
+
+`table.csv` and `table.md`: a row a setting; mean and standard deviation of the cosine similarity to
+the original (embeddings of Euclidean recognisers are centred on the synthetic identities), share
+rejected at the recogniser's `--require` threshold, and the rest with 95 % intervals, the seconds a
+face. `levels.md`, with `--at` or `--ssim`: what each method has at equal similarity, or similarity
+at equal SSIM, interpolated between its settings, under the first recogniser. `sweep.png`: SSIM and
+MSE over similarity. `histograms.png`: distances to the original, and to the next person.
+"""
+
+import argparse
+import csv
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from facedeid.evaluation import datasets
+from facedeid.evaluation.intervals import clopper_pearson
+from facedeid.evaluation.metrics import mse01, ssim
+from facedeid.evaluation.originals import Originals
+from facedeid.faces import align, detect, frame, frame_masks
+from facedeid.methods import Method, parse
+from facedeid.models import Models, Recognizer
+from facedeid.random import stream
+
+CHUNK = 8
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """Aligned crops N×3×256×256 in [-1, 1], landmarks, masks, names, and whom HOG finds."""
+
+    crops: Tensor
+    points: Tensor
+    masks: Tensor
+    keys: list[str]
+    found: list[bool]
+
+
+def levels(crop: Tensor) -> np.ndarray:
+    """3×H×W in [-1, 1] -> H×W×3 uint8."""
+    return ((crop.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
+
+
+def subjects(data: str, cache: Path, limit: int, models: Models) -> Subjects:
+    """The first `limit` different second photos in which there is a face."""
+    dataset = datasets.load(data)
+    originals = Originals(dataset, models, cache)
+    crops, points, keys = [], [], []
+    for key in dict.fromkeys(pair.second for pair in dataset.genuine()):
+        face = originals.face(key)
+        if face is not None:
+            place = frame(face, 256)
+            crops.append(align(dataset.read(key), place))
+            points.append(torch.from_numpy(place.to_frame(face.landmarks)).float())
+            keys.append(key)
+        if len(keys) == limit:
+            break
+    stacked = torch.stack(points)
+    found = [bool(detect(levels(crop))) for crop in crops]
+    return Subjects(torch.stack(crops), stacked, frame_masks(stacked, 256), keys, found)
+
+
+def pasted(method: Method, people: Subjects, models: Models) -> tuple[Tensor, float]:
+    """What the method makes of everybody, as written in 8 bits; and seconds a face."""
+    made, started = [], time.perf_counter()
+    for first in range(0, len(people.keys), CHUNK):
+        part = slice(first, first + CHUNK)
+        result = method(
+            people.crops[part],
+            models,
+            random=[stream(0, key) for key in people.keys[part]],
+            landmarks=people.points[part],
+        )
+        made.append(result.faces)
+    spent = (time.perf_counter() - started) / len(people.keys)
+    whole = people.crops + people.masks * (torch.cat(made) - people.crops)
+    return ((whole.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1, spent
+
+
+def vectors(judge: Recognizer, faces: Tensor, points: Tensor) -> Tensor:
+    """Embeddings, a few at a time."""
+    parts = zip(faces.split(CHUNK), points.split(CHUNK), strict=True)
+    with torch.no_grad():
+        return torch.cat([judge.embed(face, point) for face, point in parts])
+
+
+def cosine(judge: Recognizer, a: Tensor, b: Tensor, models: Models) -> Tensor:
+    """Of centred vectors where the recogniser's are not of unit length."""
+    if judge.spec.metric == "euclidean":
+        centre = models.identities(judge.name).mean(0)
+        a, b = a - centre, b - centre
+    return F.cosine_similarity(a, b)
+
+
+def row_of(
+    text: str, people: Subjects, own: dict[str, Tensor], judges: list[Recognizer],
+    require: str, models: Models, distances: dict[str, dict[str, np.ndarray]],
+) -> dict[str, object]:  # fmt: skip
+    """One line of the table."""
+    method = parse(text)
+    faces, spent = pasted(method, people, models)
+    row: dict[str, object] = {"setting": text, "n": len(faces), "seconds": round(spent, 4)}
+    for judge in judges:
+        after = vectors(judge, faces, people.points)
+        alike = cosine(judge, own[judge.name], after, models)
+        apart = judge.distance(own[judge.name], after)
+        distances[judge.name][text] = apart.numpy()
+        row[f"similarity {judge.name}"] = round(alike.mean().item(), 4)
+        row[f"sd {judge.name}"] = round(alike.std().item(), 4)
+        far = clopper_pearson(int((apart >= judge.threshold(require)).sum()), len(apart))
+        mark = " wb" if judge.name in method.surrogates else ""
+        row[f"rejected{mark} {judge.name}"] = f"{far.value:.3f} ({far.low:.3f}-{far.high:.3f})"
+    before = [levels(crop) for crop in people.crops]
+    after8 = [levels(face) for face in faces]
+    errors = [mse01(a, b) for a, b in zip(before, after8, strict=True)]
+    same = [ssim(a, b) for a, b in zip(before, after8, strict=True)]
+    hits = [bool(detect(a)) for a, f in zip(after8, people.found, strict=True) if f]
+    seen = clopper_pearson(sum(hits), len(hits))
+    row |= {
+        "MSE": round(float(np.mean(errors)), 5),
+        "SSIM": round(float(np.mean(same)), 4),
+        "HOG": f"{seen.value:.4f} ({seen.low:.4f}-{seen.high:.4f})",
+        "HOG misses": len(hits) - sum(hits),
+    }
+    print(row, flush=True)
+    return row
+
+
+def equal(rows: list[dict], judge: str, at: list[float], sames: list[float]) -> str:
+    """Each method's figures where it reaches a similarity, and its similarity at an SSIM."""
+    groups: dict[str, list[dict]] = defaultdict(list)
+    for row in rows:
+        groups[str(row["setting"]).split(":")[0]].append(row)
+    name = f"similarity {judge}"
+    lines = [f"| method | at | MSE | SSIM | {name} |", "| --- | --- | --- | --- | --- |"]
+
+    def line(method: str, label: str, by: str, value: float) -> None:
+        group = sorted(groups[method], key=lambda r: float(r[by]))
+        x = [float(r[by]) for r in group]
+        inside = x[0] <= value <= x[-1]
+        cells = [
+            f"{np.interp(value, x, [float(r[k]) for r in group]):.4f}" if inside else "out of reach"
+            for k in ("MSE", "SSIM", name)
+        ]
+        lines.append(f"| {method} | {label} | {' | '.join(cells)} |")
+
+    for value in at:
+        for method in groups:
+            line(method, f"similarity {value:g}", name, value)
+    for value in sames:
+        for method in groups:
+            line(method, f"SSIM {value:g}", "SSIM", value)
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: list[dict], judge: str, out: Path) -> None:
+    """SSIM and MSE over similarity, a line a method."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4))
+    groups: dict[str, list[dict]] = defaultdict(list)
+    for row in rows:
+        groups[str(row["setting"]).split(":")[0]].append(row)
+    for axis, key in zip(axes, ("SSIM", "MSE"), strict=True):
+        for method, group in groups.items():
+            points = sorted((float(r[f"similarity {judge}"]), float(r[key])) for r in group)
+            axis.plot(*zip(*points, strict=True), "o-", label=method)
+        axis.set_xlabel(f"similarity by {judge}")
+        axis.set_ylabel(key)
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(out / "sweep.png", dpi=110)
+
+
+def histograms(distances: dict, strangers: dict, limits: dict, out: Path) -> None:
+    """As figure 5 of Xue et al. 2022: distances after each setting, and of different people."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(distances), figsize=(6 * len(distances), 4), squeeze=False)
+    for axis, (judge, found) in zip(axes[0], distances.items(), strict=True):
+        for text, values in {**found, "different people": strangers[judge]}.items():
+            axis.hist(values, bins=40, histtype="step", density=True, label=text)
+        axis.axvline(limits[judge], color="k", linestyle=":")
+        axis.set_xlabel(f"distance by {judge}")
+        axis.legend(fontsize=6)
+    figure.tight_layout()
+    figure.savefig(out / "histograms.png", dpi=110)
+
+
+def main() -> None:
+    """Measure, draw, write."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--cache", type=Path, default=Path("results/cache"))
+    parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--recognizer", action="append", required=True)
+    parser.add_argument("--require", default="best")
+    parser.add_argument("--setting", action="append", required=True)
+    parser.add_argument("--at", type=float, action="append", default=[])
+    parser.add_argument("--ssim", type=float, action="append", default=[])
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    given = parser.parse_args()
+    models = Models()
+    judges = [models.recognizer(name) for name in given.recognizer]
+    people = subjects(given.data, given.cache, given.limit, models)
+    own = {judge.name: vectors(judge, people.crops, people.points) for judge in judges}
+    distances: dict[str, dict[str, np.ndarray]] = {judge.name: {} for judge in judges}
+    rows = [
+        row_of(text, people, own, judges, given.require, models, distances)
+        for text in given.setting
+    ]
+    given.output.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with (given.output / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[str(row.get(column, "")) for column in columns] for row in rows]
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    (given.output / "table.md").write_text(text, "utf-8")
+    if given.at or given.ssim:
+        text = equal(rows, judges[0].name, given.at, given.ssim)
+        (given.output / "levels.md").write_text(text, "utf-8")
+        print(text)
+    draw(rows, judges[0].name, given.output)
+    strangers = {
+        judge.name: judge.distance(own[judge.name], own[judge.name].roll(len(people.keys) // 2, 0))
+        for judge in judges
+    }
+    limits = {judge.name: judge.threshold(given.require) for judge in judges}
+    histograms(distances, strangers, limits, given.output)
+
+
+if __name__ == "__main__":
+    main()
