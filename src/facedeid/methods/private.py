@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor
 
 from facedeid.errors import OptionError
@@ -16,7 +17,7 @@ from facedeid.methods.adversarial import number
 from facedeid.methods.base import Deidentified, Method
 from facedeid.models import CODED
 from facedeid.nets.private_encoder import residue
-from facedeid.weights import shipped_facts
+from facedeid.weights import shipped
 
 if TYPE_CHECKING:
     from facedeid.models import Models
@@ -34,7 +35,8 @@ def _curve() -> tuple[list[float], list[float]]:
     Raises:
         OptionError: the network's file says nothing of it.
     """
-    points = json.loads(shipped_facts(FILE).get("facedeid", "{}")).get("similarity")
+    with safe_open(str(shipped(FILE)), "pt") as file:
+        points = json.loads((file.metadata() or {}).get("facedeid", "{}")).get("similarity")
     if not points:
         raise OptionError("target_similarity: the network that ships was not calibrated; use beta")
     levels, found = zip(*sorted(points), strict=True)
