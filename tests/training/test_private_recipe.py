@@ -73,8 +73,8 @@ def test_a_step_depends_on_seed_and_step_alone(photos, tmp_path):
 
 
 def test_the_papers_recipe_trains_one_level_into_a_published_pair(photos, tmp_path, monkeypatch):
-    decoder = Generator(256, style_dim=16, channels={4 << i: 8 for i in range(7)})
-    encoder = GradualStyleEncoder(decoder.n_latent, layers=(1, 1, 1, 1), width=8, style_dim=16)
+    decoder = Generator(256, style_dim=16, channels={4 << i: 16 for i in range(7)})
+    encoder = GradualStyleEncoder(decoder.n_latent, layers=(1, 1, 1, 1), width=16, style_dim=16)
     pair = PSp(encoder, decoder, latent_avg=torch.zeros(16)).eval().requires_grad_(False)
     monkeypatch.setattr(Models, "pair", lambda self, name="facedeid": pair)
     before = {k: v.clone() for k, v in pair.state_dict().items()}
