@@ -127,7 +127,10 @@ def test_lookalikes_are_the_nearest_and_codes_tell_identities_apart():
     assert codes.std().item() == pytest.approx(1, abs=0.1)
 
 
-def test_bfloat16_is_only_chosen_where_it_pays():
+def test_bfloat16_is_only_chosen_where_it_pays(monkeypatch):
     assert fast_bf16("cuda")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert not fast_bf16("cpu")
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
     known = getattr(torch.cpu, "get_capabilities", dict)()
     assert fast_bf16("cpu") == bool(known.get("avx512_bf16") or known.get("amx_bf16"))

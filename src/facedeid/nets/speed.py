@@ -1,5 +1,6 @@
 """How networks run quickest on the machine at hand."""
 
+import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -25,5 +26,7 @@ def fast_bf16(device: str) -> bool:
     """
     if not device.startswith("cpu"):
         return True
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper().startswith(("SSE", "AVX2")):
+        return False  # oneDNN was told to leave those instructions alone
     known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
