@@ -24,7 +24,7 @@ def train(
         str,
         typer.Argument(
             help="recognizer, perceptual, feature-embedding[-paper], identity-dp[-paper], "
-            "autoencoder, generator or encoder."
+            "autoencoder, generator, encoder or private-encoder[-paper]."
         ),
     ],
     data: Annotated[

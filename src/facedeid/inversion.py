@@ -19,8 +19,8 @@ __all__ = ["Detail", "Inverted", "change", "invert", "refined", "scaled", "tuned
 
 Detail = Literal["kept", "none"]
 """`none`: a face is what the generator makes. `kept`: it is the photo, and within the face what
-the generator makes of the new code less what it makes of the old one (`change`): detail that the
-generator cannot draw stays, and an unchanged code changes nothing."""
+the generator makes of the new code, with a share of what it cannot draw (`change`): with all of
+that, the photo's detail stays, and an unchanged code changes nothing."""
 
 COLOUR = 0.25
 """How much of a change of colour beside brightness is kept: skin that turns green shows at once,
