@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from facedeid.cli import main
+
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
@@ -39,3 +41,19 @@ def hopper_path() -> Path:
 def hopper(hopper_path: Path) -> NDArray[np.uint8]:
     """600×512 RGB; one large face."""
     return np.asarray(Image.open(hopper_path).convert("RGB"))
+
+
+@pytest.fixture
+def typed(capsys):
+    """What a user types after `facedeid`: exit status, and all that is printed."""
+
+    def run(*arguments):
+        code = 0
+        try:
+            main([str(a) for a in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return run

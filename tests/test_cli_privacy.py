@@ -7,22 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facedeid.cli import main
 from facedeid.privacy import Ledger
-
-
-@pytest.fixture
-def typed(capsys):
-    def run(*arguments):
-        code = 0
-        try:
-            main([str(a) for a in arguments])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out + captured.err
-
-    return run
 
 
 @pytest.fixture

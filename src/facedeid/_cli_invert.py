@@ -32,7 +32,6 @@ def invert(
 ) -> None:
     """Encode each face into W+ and decode it: photo, reconstruction, difference ×2, in a row."""
     import torch
-    from PIL import Image
 
     from facedeid import imaging
     from facedeid.faces import align, detect, frame
@@ -81,12 +80,5 @@ def invert(
         difference = (made - found.cover).abs().clamp_max(1) * 2 - 1
         rows.append(torch.cat([found.cover[0], made[0], difference[0]], 2))
     picture = ((torch.cat(rows, 1).cpu().permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
-    part = output.with_name(f".{output.stem}.part{output.suffix}")
-    try:
-        Image.fromarray(picture).save(part)
-        part.replace(output)
-    except OSError as error:
-        raise OutputError(f"{output} cannot be written: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    imaging.write(imaging.from_array(picture), output)
     out.print(f"{output}: photo, reconstruction at {net.side} px, difference ×2")

@@ -1,7 +1,7 @@
 """Into a generator's latent space and back: what methods that move faces there share."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import torch
@@ -34,7 +34,7 @@ def change(made: Tensor, base: Tensor, cover: Tensor, residue: Tensor | float = 
 
     `residue`: the share (N×1×1×1 or a number) that is kept of what the generator could not draw.
     """
-    difference = made - cover + residue * (cover - base)
+    difference = made - base - (1 - residue) * (cover - base)
     brightness = difference.mean(1, keepdim=True)
     return brightness + COLOUR * (difference - brightness)
 
@@ -71,8 +71,6 @@ class Inverted:
         large, base = (_enlarged(x, faces) for x in (made, self.base))
         if detail == "none":
             return large.clamp(-1, 1)
-        if residue == 1.0:  # exactly nothing where nothing changed
-            return (faces + _enlarged(change(made, self.base, self.cover), faces)).clamp(-1, 1)
         return (faces + change(large, base, faces, residue)).clamp(-1, 1)
 
 
@@ -112,7 +110,7 @@ def refined(
         loss.sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     with torch.no_grad():
-        return _with(found, codes.detach(), pair.decode(codes))
+        return replace(found, codes=codes.detach(), base=pair.decode(codes))
 
 
 def tuned(
@@ -135,8 +133,4 @@ def tuned(
         optimiser.step()
     own.requires_grad_(False)
     with torch.no_grad():
-        return own, _with(found, found.codes, own.decode(found.codes))
-
-
-def _with(found: Inverted, codes: Tensor, base: Tensor) -> Inverted:
-    return Inverted(found.cover, found.landmarks, found.mask, codes, base)
+        return own, replace(found, base=own.decode(found.codes))

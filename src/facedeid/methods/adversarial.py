@@ -4,7 +4,7 @@ All of them change a picture by a few 8-bit levels so that recognisers they know
 They run on any recogniser that passes gradients on, or on several at once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -18,7 +18,17 @@ from facedeid.models import Recognizer, recognizer_name
 if TYPE_CHECKING:
     from facedeid.models import Models
 
-__all__ = ["Adversarial", "Embed", "Norm", "Surrogates", "check_attack", "in_cube", "number"]
+__all__ = [
+    "Adversarial",
+    "Embed",
+    "Norm",
+    "Surrogates",
+    "check_attack",
+    "check_gradients",
+    "in_cube",
+    "number",
+    "together",
+]
 
 Norm = Literal["linf", "l2"]
 
@@ -106,14 +116,34 @@ class Surrogates:
         return found
 
 
+def check_gradients(recognizer: Recognizer) -> None:
+    """Check that a recogniser can be moved away from.
+
+    Raises:
+        OptionError: it passes no gradients on.
+    """
+    if not recognizer.differentiable:
+        raise OptionError(
+            f"{recognizer.name} runs in onnxruntime, which passes no gradients on; adversarial "
+            f"methods need them: take another recogniser, or a network that backend=torch can run"
+        )
+
+
+def together(count: int, models: "Models") -> Iterator[slice]:
+    """The faces that go through a method at once: on a CPU one, on a GPU all.
+
+    Networks give results that depend, in the last bits, on how many faces they see at once, and
+    hundreds of signs of gradients make pictures of that. On a GPU, where single faces would waste
+    it, the batch goes together, and its size changes pictures a little.
+    """
+    size = 1 if models.device.type == "cpu" else count
+    return (slice(i, i + size) for i in range(0, count, size))
+
+
 def _unit(recognizer: Recognizer) -> float:
     """The Euclidean distance of embeddings at the recogniser's threshold."""
     name = recognizer.name
-    if not recognizer.differentiable:
-        raise OptionError(
-            f"{name} runs in onnxruntime, which passes no gradients on; adversarial methods need "
-            f"them: take another recogniser, or a network that backend=torch can run"
-        )
+    check_gradients(recognizer)
     cosine = recognizer.spec.metric == "cosine"
     try:
         threshold = recognizer.threshold()
@@ -171,21 +201,15 @@ class Adversarial(Method):
         random: Sequence[torch.Generator],
         landmarks: Tensor | None,
     ) -> Deidentified:
-        """Attack; on a CPU one face after the other.
-
-        Networks give results that depend, in the last bits, on how many faces they see at once,
-        and hundreds of signs of gradients make pictures of that. On a GPU, where single faces
-        would waste it, the batch goes together, and its size changes pictures a little.
-        """
+        """Attack, `together`."""
         surrogates = Surrogates([models.recognizer(name) for name in self.recognizers])
-        size = 1 if models.device.type == "cpu" else len(faces)
         made: list[Tensor] = []
         facts: list[Mapping[str, Any]] = []
-        for i in range(0, len(faces), size):
-            points = None if landmarks is None else landmarks[i : i + size]
-            before = faces[i : i + size].to(models.device)
+        for part in together(len(faces), models):
+            points = None if landmarks is None else landmarks[part]
+            before = faces[part].to(models.device)
             x = (before + 1) * 127.5
-            adversarial, said = self.attack(x, surrogates, models, random[i : i + size], points)
+            adversarial, said = self.attack(x, surrogates, models, random[part], points)
             after = (adversarial / 127.5 - 1).clamp(-1, 1)
             reached = (adversarial - x).abs().flatten(1).amax(1).tolist()
             apart = surrogates.distances(before, after, points)

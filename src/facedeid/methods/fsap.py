@@ -11,7 +11,7 @@ from torch import Tensor
 from facedeid.errors import OptionError
 from facedeid.inversion import Detail, Inverted, invert, refined, tuned
 from facedeid.losses import mse, perceptual, ssim
-from facedeid.methods.adversarial import Adversarial, Surrogates, number
+from facedeid.methods.adversarial import Adversarial, check_gradients, number, together
 from facedeid.methods.base import Deidentified
 from facedeid.models import Recognizer
 from facedeid.nets.speed import fast_bf16
@@ -242,13 +242,12 @@ class Fsap(Adversarial):
         random: Sequence[torch.Generator],
         landmarks: Tensor | None,
     ) -> Deidentified:
-        """Perturb; on a CPU one face after the other (see `Adversarial.apply`)."""
-        size = 1 if models.device.type == "cpu" else len(faces)
+        """Perturb, `together`."""
         made: list[Tensor] = []
         facts: list[Mapping[str, Any]] = []
-        for i in range(0, len(faces), size):
-            points = None if landmarks is None else landmarks[i : i + size]
-            done, said = self._perturbed(faces[i : i + size].to(models.device), points, models)
+        for part in together(len(faces), models):
+            points = None if landmarks is None else landmarks[part]
+            done, said = self._perturbed(faces[part].to(models.device), points, models)
             made.append(done.to(faces.device))
             facts.extend(said)
         return Deidentified(torch.cat(made), tuple(facts))
@@ -257,7 +256,8 @@ class Fsap(Adversarial):
         self, faces: Tensor, landmarks: Tensor | None, models: "Models"
     ) -> tuple[Tensor, list[dict[str, Any]]]:
         judges = [Likeness.of(models.recognizer(name), models) for name in self.recognizers]
-        Surrogates([j.recognizer for j in judges])  # all of them pass gradients on
+        for judge in judges:
+            check_gradients(judge.recognizer)
         pair, found = self._inverted(faces, landmarks, models)
         with torch.no_grad():
             own = [j.unit(found.cover, found.landmarks) for j in judges]

@@ -4,8 +4,8 @@ Zhao et al. 2022 train one network for each privacy level; the recipe `private-e
 level anew for each face and gives it to the network. Against their loss (squared error, perceptual
 distance, and the difference of β and the similarity) it has an ensemble of recognisers after input
 diversity, what is pasted back as the picture that the losses see (`facedeid.inversion`, detail
-"kept"), an adversary, and terms against coloured and universal patterns. `private-encoder-paper`
-is theirs, for the published networks.
+"kept"), an adversary, and a term against colour. `private-encoder-paper` is theirs, for the
+published networks.
 """
 
 import copy
