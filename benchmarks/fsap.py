@@ -90,8 +90,7 @@ def main() -> None:
                 9.0,
                 given.inner,
                 "kept",
-                1.0,
-                fast_bf16("cpu"),
+                bf16=fast_bf16("cpu"),
             )
             codes, _ = perturb(problem, Steps(*RATES, given.inner), given.iterations)
             ended = time.perf_counter()

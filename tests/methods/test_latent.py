@@ -11,10 +11,12 @@ from facedeid.methods import create, parse
 from facedeid.methods.fsap import Likeness, Perturbation, Steps, perturb
 from facedeid.methods.private import _curve
 from facedeid.models import Models
+from facedeid.nets.style_pair import LIKELY
 from facedeid.random import stream
 
 MODELS = Models()
-QUICK = {"iterations": 6, "inner": 2, "identity_step": 0.1, "attribute_step": 0.02, "residue": 1}
+FREE = {"space": "all", "residue": 1}
+QUICK = {"iterations": 6, "inner": 2, "identity_step": 0.1, "attribute_step": 0.02, **FREE}
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +122,7 @@ def test_fsap_stops_at_the_first_picture_beyond_tau(portraits):
 
 
 def test_keeping_attributes_costs_less_picture_for_as_much_identity(portraits):
-    options = {"tau": 0.3, "identity_step": 0.05, "iterations": 40, "residue": 1}
+    options = {"tau": 0.3, "identity_step": 0.05, "iterations": 40, **FREE}
     both = applied(create("fsap", inner=6, attribute_step=0.02, **options), portraits)
     alone = applied(create("fsap", mode="id-only", **options), portraits)
     assert all(f["converged"] for f in (*both.facts, *alone.facts))
@@ -165,6 +167,31 @@ def test_gradients_of_the_attributes_are_those_of_three_separate_passes(found):
     assert (together == apart).float().mean() > 0.99
 
 
+def test_likely_codes_leave_what_is_off_the_axes_and_stay_near_the_mean(found):
+    pair, far = MODELS.pair(), 0.5 * torch.randn(found.codes.shape, generator=stream(0))
+    start, codes = found.codes, pair.likely(found.codes + 20 * far, found.codes)
+    off = [c - pair.prior - _along(pair, c) for c in (start, codes)]
+    torch.testing.assert_close(off[0], off[1], atol=1e-3, rtol=0)
+    sizes = [pair.coordinates(c).square().mean(1).sqrt() for c in (start, codes)]
+    assert (sizes[1] <= sizes[0].clamp_min(LIKELY) + 1e-3).all()
+    assert (codes - start).flatten(1).norm(dim=1).min() > 1
+    torch.testing.assert_close(pair.likely(start, start), start, atol=1e-4, rtol=0)
+
+
+def _along(pair, codes):
+    return torch.einsum("nk,kld->nld", pair.coordinates(codes), pair.axes)
+
+
+def test_by_default_fsap_misleads_a_recogniser_that_was_not_in_its_loss(portraits):
+    crops, points = portraits
+    result = applied(create("fsap"), portraits)
+    judge = MODELS.recognizer("facedeid-mobile")
+    shown = crops + frame_masks(points, 256) * (result.faces - crops)
+    apart = judge.distance(judge.embed(crops, points), judge.embed(shown, points))
+    assert (apart > judge.threshold("library")).all()
+    assert (ssim(crops, shown) > 0.75).all()
+
+
 def test_identity_vectors_that_share_a_common_part_are_centred(portraits):
     dlib = Likeness.of(MODELS.recognizer("dlib"), MODELS)
     crops, points = portraits
@@ -178,6 +205,7 @@ def test_identity_vectors_that_share_a_common_part_are_centred(portraits):
     [
         ("fsap:tau=3", "tau must lie between 0 and 2"),
         ("fsap:mode=other", "mode must be"),
+        ("fsap:space=some", "space must be"),
         ("fsap:detail=some", "detail must be"),
         ("fsap:inner=-1", "inner must lie"),
         ("fsap:recognizers=[]", "must be names"),

@@ -14,6 +14,7 @@ from torch import Tensor
 from facedeid.errors import OptionError
 from facedeid.methods.base import Deidentified, Method
 from facedeid.models import Recognizer, recognizer_name
+from facedeid.nets.speed import fast_bf16
 
 if TYPE_CHECKING:
     from facedeid.models import Models
@@ -89,10 +90,15 @@ class Surrogates:
         return self._side_by_side([r.embed(faces, landmarks) for r in self.recognizers])
 
     def embed(self, landmarks: Tensor | None) -> Embed:
-        """`features` of pictures in 0..255, for the loops."""
-        return lambda x, rows: self.features(
-            x / 127.5 - 1, None if landmarks is None else landmarks[rows.to(landmarks.device)]
-        )
+        """`features` of pictures in 0..255, for the loops; in bfloat16 where that is fast."""
+
+        def features(x: Tensor, rows: Tensor) -> Tensor:
+            points = None if landmarks is None else landmarks[rows.to(landmarks.device)]
+            kind = x.device.type
+            with torch.autocast(kind, torch.bfloat16, enabled=fast_bf16(kind)):
+                return self.features(x / 127.5 - 1, points).float()
+
+        return features
 
     def identities(self, models: "Models") -> Tensor:
         """Features of the synthetic identities that ship: M×D.

@@ -15,6 +15,7 @@ from facedeid.methods.adversarial import Adversarial, check_gradients, number, t
 from facedeid.methods.base import Deidentified
 from facedeid.models import Recognizer
 from facedeid.nets.speed import fast_bf16
+from facedeid.nets.style_pair import StylePair
 from facedeid.optimize import Problem, State, descend
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Fsap", "Perturbation", "Steps", "perturb"]
 
 Mode = Literal["bi-loss", "id-only"]
+Space = Literal["likely", "all"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class Perturbation(Problem):
     detail: Detail
     residue: float = 1.0
     """Share kept of what the generator could not draw (with detail "kept")."""
+    space: Space = "all"
+    """`likely`: codes stay where the pair's prior finds faces."""
     bf16: bool = False
     """Decode in bfloat16: about twice as fast where the machine has it (`nets.speed`)."""
     history: list[list[tuple[float, float]]] = field(init=False)
@@ -158,6 +162,13 @@ class Perturbation(Problem):
         self.best[rows[better]] = x[better]
         self.farthest[rows[better]] = apart[better]
 
+    def project(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Codes K×N×L×D to `space`."""
+        if self.space == "all":
+            return x
+        assert isinstance(self.pair, StylePair)
+        return torch.stack([self.pair.likely(codes, self.found.codes[rows]) for codes in x])
+
     def finished(self, x: Tensor, rows: Tensor, i: int) -> Tensor | None:
         """Whom every recogniser sees farther than τ from itself (asked after outer steps)."""
         return None if i % (1 + self.inner) else self.farthest[rows] > self.tau
@@ -181,26 +192,29 @@ class Fsap(Adversarial):
     (facedeid-lpips) and 1 - SSIM, `iterations` times at most, until every recogniser puts the face
     farther than `tau` (1 - cosine) from itself. `mode` "id-only" leaves the attributes alone.
 
-    Beyond the paper: `detail` "kept" (see `facedeid.inversion`) with the share `residue` of what
-    the generator cannot draw (less looks softer and hides more), `momentum`, several recognisers,
+    Beyond the paper: `space` "likely" takes every step to where the pair's prior finds faces
+    (`StylePair.likely`), so that it becomes somebody else instead of a pattern that one recogniser
+    misreads; `detail` "kept" (see `facedeid.inversion`) with the share `residue` of what the
+    generator cannot draw (less looks softer and hides more); `momentum`, several recognisers,
     `refine` steps of latent optimisation and `tune` of pivotal tuning before, `pair` "psp" for the
-    published networks. Step sizes are in units of the codes; the defaults suit the pair that ships.
-    The paper's setting: iterations 100, inner 6, identity_step 0.02, attribute_step 0.008, detail
-    "none".
+    published networks, which have no prior (all of W+ is open there). Step sizes are in units of
+    the codes; the defaults suit "likely". The paper's setting: iterations 100, inner 6,
+    identity_step 0.02, attribute_step 0.008, space "all", detail "none".
     """
 
     name: ClassVar[str] = "fsap"
     summary: ClassVar[str] = "moves the face's code in a generator's latent space"
     source: ClassVar[str] = "Xue et al. 2022"
     tau: float = 1.0
-    iterations: int = 30
+    iterations: int = 20
     inner: int = 2
-    identity_step: float = 0.06
-    attribute_step: float = 0.02
+    identity_step: float = 0.4
+    attribute_step: float = 0.05
     mode: Mode = "bi-loss"
     momentum: float = 0.0
     detail: Detail = "kept"
-    residue: float = 0.5
+    residue: float = 0.15
+    space: Space = "likely"
     refine: int = 0
     tune: int = 0
     pair: str = "facedeid"
@@ -219,6 +233,7 @@ class Fsap(Adversarial):
         for name, value, allowed in (
             ("mode", self.mode, ("bi-loss", "id-only")),
             ("detail", self.detail, ("kept", "none")),
+            ("space", self.space, ("likely", "all")),
         ):
             if value not in allowed:
                 raise OptionError(f"{name} must be {' or '.join(allowed)}, got {value!r}")
@@ -276,6 +291,7 @@ class Fsap(Adversarial):
             inner,
             self.detail,
             self.residue,
+            self.space if isinstance(pair, StylePair) else "all",
             fast_bf16(models.device.type),
         )
         rule = Steps(self.identity_step, self.attribute_step, inner, self.momentum)

@@ -12,11 +12,14 @@ __all__ = ["PrivateEncoder", "residue"]
 WIDTH = 64
 
 
+LEAST = 0.15
+
+
 def residue(beta: Tensor) -> Tensor:
-    """The share of what the generator cannot draw that a photo keeps at a level: none at 0, all
-    at 1. β² makes a plain reconstruction's likeness follow the level from 0.4 up.
+    """The share of what the generator cannot draw that a photo keeps at a level: `LEAST` at 0 (the
+    grain of the photo and a trace of what covers the face), all at 1.
     """
-    return beta**2
+    return LEAST + (1 - LEAST) * beta**2
 
 
 class PrivateEncoder(nn.Module):

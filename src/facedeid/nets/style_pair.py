@@ -12,6 +12,7 @@ from facedeid.nets.stylegan2_discriminator import Discriminator
 
 __all__ = [
     "CHANNELS",
+    "LIKELY",
     "LatentPair",
     "StylePair",
     "compact_discriminator",
@@ -27,6 +28,8 @@ STYLE = 256
 
 AXES = 64
 """Of the prior; they hold nine tenths of the variance of photos' codes."""
+LIKELY = 1.2
+"""How far from the prior's mean codes may go, in standard deviations; photos' are at 0.7 to 1.4."""
 
 
 def compact_generator() -> Generator:
@@ -113,6 +116,30 @@ class StylePair(nn.Module):
         scaled = axes[:count] * (spread[:count, None] / len(flat) ** 0.5)
         self.prior = mean.view_as(self.prior)
         self.axes[:count] = scaled.view(count, *self.prior.shape)
+
+    def _axes(self) -> tuple[Tensor, Tensor]:
+        """Unit directions of the prior's axes, AXES×(L·D), and the standard deviations along."""
+        spread = self.axes.flatten(1).norm(dim=1).clamp_min(1e-6)
+        return self.axes.flatten(1) / spread[:, None], spread
+
+    def coordinates(self, codes: Tensor) -> Tensor:
+        """Codes N×L×D along the prior's axes, in standard deviations from its mean: N×AXES."""
+        directions, spread = self._axes()
+        return (codes - self.prior).flatten(1) @ directions.T / spread
+
+    def likely(self, codes: Tensor, start: Tensor) -> Tensor:
+        """Codes near `codes` that the prior finds likely: N×L×D.
+
+        What is off its axes stays as in `start`, codes of photos; along them, the root mean square
+        is at most `LIKELY` standard deviations, or that of `start` if it is more.
+        """
+        directions, spread = self._axes()
+        before = self.coordinates(start)
+        wanted = before + (codes - start).flatten(1) @ directions.T / spread
+        limit = before.square().mean(1).sqrt().clamp_min(LIKELY)
+        size = wanted.square().mean(1).add(1e-6).sqrt()
+        wanted = wanted * (limit / size).clamp_max(1)[:, None]
+        return start + ((wanted - before) * spread @ directions).view_as(start)
 
     def sample(self, count: int, random: torch.Generator, *, truncation: float = 1.0) -> Tensor:
         """W+ codes of people who do not exist, from the prior: count×L×D.

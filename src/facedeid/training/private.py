@@ -83,6 +83,8 @@ class PrivateEncoderRecipe:
     careful: float = 4.0
     """Times that the squared error counts more at the eyes and the upper lip."""
     colour: float = 10.0
+    unlike: float = 4.0
+    """Of the likeness that different people of a batch gain: else all get the same face."""
     adversarial: float = 0.5
     adversary_from: int = 200
     guides: tuple[str, ...] = CODED
@@ -123,6 +125,7 @@ class PaperEncoderRecipe(PrivateEncoderRecipe):
     structure: float = 0.0
     careful: float = 0.0
     colour: float = 0.0
+    unlike: float = 0.0
     adversarial: float = 0.0
     guides: tuple[str, ...] = field(default=("dlib",))
     """The paper's is ArcFace's IR-SE50 (`ir-se50`); dlib comes along, and is not used then."""
@@ -176,8 +179,19 @@ class _Through(Rivals):
         """What the network makes, and the plain reconstruction: N×3×s×s each."""
         (pair,) = self._pair
         with torch.no_grad():
-            base = pair.decode(pair.encode(faces))
-        return pair.decode(self.net(faces, beta)), base
+            plain = pair.encode(faces)
+            base = pair.decode(plain)
+        codes = self.net(faces, beta)
+        if isinstance(pair, StylePair):
+            codes = pair.likely(codes, plain)
+        return pair.decode(codes), base
+
+
+def _sameness(after: Tensor, before: Tensor, beta: Tensor) -> Tensor:
+    """How much more alike different people, N unit vectors, are to one another than they were."""
+    gained = (after @ after.T - (before @ before.T).clamp_min(0)).relu()
+    free = (1 - beta)[:, None] * (1 - beta)
+    return (gained * free).fill_diagonal_(0).sum() / (len(beta) * (len(beta) - 1))
 
 
 def _pair(name: str, which: str, models: Models) -> LatentPair:
@@ -240,12 +254,15 @@ class PrivateTask:
         made, base = (x.float() for x in model(batch.cover, beta))
         cover, shown = batch.cover, self._shown(made, base, batch, beta)
         moved = shown - cover
+        identity, unlike = self._identity(step, shown, batch, beta, random)
         careful = 1 + r.careful * around(batch.landmarks, cover.shape[-1], CAREFUL).to(self.device)
         parts = {
             "pixels": r.pixels * (careful * moved.square()).mean(),
             "perceptual": r.perceptual * self.distance(cover, shown.clamp(-1, 1)).mean(),
-            "identity": r.identity * self._identity(step, shown, batch, beta, random),
+            "identity": r.identity * identity,
         }
+        if r.unlike:
+            parts["unlike"] = r.unlike * unlike
         if r.structure:
             parts["structure"] = r.structure * (1 - ssim(cover, shown)).mean()
         if r.colour:
@@ -259,10 +276,10 @@ class PrivateTask:
 
     def _identity(
         self, step: int, shown: Tensor, batch: Batch, beta: Tensor, random: torch.Generator
-    ) -> Tensor:
-        """|wanted - measured|, mean over faces and the guides of the step."""
+    ) -> tuple[Tensor, Tensor]:
+        """|wanted - measured|, mean over faces and the guides of the step; and `_sameness`."""
         wanted = self.recipe.floor + (1 - self.recipe.floor) * beta
-        terms = []
+        terms, alike = [], []
         for guide in in_turn(self.guides, self.recipe.together, step):
             seen, points = shown, batch.landmarks
             if self.recipe.detail == "kept":
@@ -270,7 +287,10 @@ class PrivateTask:
             vectors = guide.embed(seen, points)
             found = self.similarity(guide, vectors, batch.own[guide.name])
             terms.append((wanted - found).abs().mean())
-        return torch.stack(terms).mean()
+            centre = self._centres[guide.name]
+            own = F.normalize(batch.own[guide.name] - centre)
+            alike.append(_sameness(F.normalize(vectors - centre), own, beta))
+        return torch.stack(terms).mean(), torch.stack(alike).mean()
 
     def finish(self, model: nn.Module) -> None:
         """The adversary is not exported."""
