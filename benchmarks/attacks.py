@@ -1,6 +1,6 @@
-"""Seconds per face of feature embedding and the pixel attacks, on the portraits of the packages.
+"""Seconds per face of methods with networks, on the portraits of the packages.
 
-    python benchmarks/attacks.py [--methods feature-embedding lgc] [--batch 1 8] [--threads 2]
+    python benchmarks/attacks.py [--methods private-encoder fsap] [--batch 1 8] [--threads 2]
 
 A batch repeats the two portraits. Wall-clock and CPU time of this process. On a busy machine take
 one thread and look at the CPU time: threads that wait for each other there spend most of it.
@@ -50,7 +50,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     crops, points = aligned()
     models = Models()
-    for text in ("lgc:iterations=1", "feature-embedding"):  # reads the networks
+    for text in ("lgc:iterations=1", "feature-embedding", "private-encoder"):  # reads the networks
         parse(text)(crops, models, random=[stream(0), stream(1)], landmarks=points)
     print("| method | batch | wall s/face | CPU s/face | distances of the first two |")
     print("| --- | ---: | ---: | ---: | --- |")

@@ -13,7 +13,9 @@ is measured: recognisers by the original's landmarks, HOG, MSE in [0, 1], SSIM.
 the original (embeddings of Euclidean recognisers are centred on the synthetic identities), share
 rejected at the recogniser's `--require` threshold, and the rest with 95 % intervals, the seconds a
 face. `levels.md`, with `--at` or `--ssim`: what each method has at equal similarity, or similarity
-at equal SSIM, interpolated between its settings, under the first recogniser. `sweep.png`: SSIM and
+at equal SSIM, interpolated between its settings, under the first recogniser. With `--realism
+squeezenet:FILE` also the Fréchet distance of the crops to those of the other people among the
+second photos, and of untouched, compressed and blurred crops (`realism.md`). `sweep.png`: SSIM and
 MSE over similarity. `histograms.png`: distances to the original, and to the next person.
 """
 
@@ -33,6 +35,14 @@ from facedeid.evaluation import datasets
 from facedeid.evaluation.intervals import clopper_pearson
 from facedeid.evaluation.metrics import mse01, ssim
 from facedeid.evaluation.originals import Originals
+from facedeid.evaluation.realism import (
+    Features,
+    Sample,
+    features_of,
+    realism,
+    reference_rows,
+    sample,
+)
 from facedeid.faces import align, detect, frame, frame_masks
 from facedeid.methods import Method, parse
 from facedeid.models import Models, Recognizer
@@ -50,6 +60,8 @@ class Subjects:
     masks: Tensor
     keys: list[str]
     found: list[bool]
+    others: Tensor
+    """Crops of other people's photos, M×3×256×256."""
 
 
 def levels(crop: Tensor) -> np.ndarray:
@@ -57,23 +69,33 @@ def levels(crop: Tensor) -> np.ndarray:
     return ((crop.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
 
 
-def subjects(data: str, cache: Path, limit: int, models: Models) -> Subjects:
-    """The first `limit` different second photos in which there is a face."""
+def subjects(data: str, cache: Path, limit: int, models: Models, *, others: bool) -> Subjects:
+    """The first `limit` different second photos in which there is a face, and the other people."""
     dataset = datasets.load(data)
     originals = Originals(dataset, models, cache)
-    crops, points, keys = [], [], []
+    crops, points, keys, rest = [], [], [], []
     for key in dict.fromkeys(pair.second for pair in dataset.genuine()):
+        if len(keys) == limit and (not others or _person(key) in {_person(k) for k in keys}):
+            continue
         face = originals.face(key)
-        if face is not None:
-            place = frame(face, 256)
-            crops.append(align(dataset.read(key), place))
-            points.append(torch.from_numpy(place.to_frame(face.landmarks)).float())
-            keys.append(key)
+        if face is None:
+            continue
+        place = frame(face, 256)
+        crop = align(dataset.read(key), place)
         if len(keys) == limit:
-            break
+            rest.append(crop)
+            continue
+        crops.append(crop)
+        points.append(torch.from_numpy(place.to_frame(face.landmarks)).float())
+        keys.append(key)
     stacked = torch.stack(points)
     found = [bool(detect(levels(crop))) for crop in crops]
-    return Subjects(torch.stack(crops), stacked, frame_masks(stacked, 256), keys, found)
+    away = torch.stack(rest) if rest else torch.empty(0)
+    return Subjects(torch.stack(crops), stacked, frame_masks(stacked, 256), keys, found, away)
+
+
+def _person(key: str) -> str:
+    return Path(key).parent.name
 
 
 def pasted(method: Method, people: Subjects, models: Models) -> tuple[Tensor, float]:
@@ -111,6 +133,7 @@ def cosine(judge: Recognizer, a: Tensor, b: Tensor, models: Models) -> Tensor:
 def row_of(
     text: str, people: Subjects, own: dict[str, Tensor], judges: list[Recognizer],
     require: str, models: Models, distances: dict[str, dict[str, np.ndarray]],
+    looks: tuple[Features, Sample] | None,
 ) -> dict[str, object]:  # fmt: skip
     """One line of the table."""
     method = parse(text)
@@ -138,6 +161,11 @@ def row_of(
         "HOG": f"{seen.value:.4f} ({seen.low:.4f}-{seen.high:.4f})",
         "HOG misses": len(hits) - sum(hits),
     }
+    if looks is not None:
+        features, reference = looks
+        row[f"Fréchet {features.name}"] = round(
+            realism(sample(features, faces), reference).frechet, 3
+        )
     print(row, flush=True)
     return row
 
@@ -219,18 +247,30 @@ def main() -> None:
     parser.add_argument("--setting", action="append", required=True)
     parser.add_argument("--at", type=float, action="append", default=[])
     parser.add_argument("--ssim", type=float, action="append", default=[])
+    parser.add_argument("--realism")
     parser.add_argument("-o", "--output", type=Path, required=True)
     given = parser.parse_args()
     models = Models()
     judges = [models.recognizer(name) for name in given.recognizer]
-    people = subjects(given.data, given.cache, given.limit, models)
+    given.output.mkdir(parents=True, exist_ok=True)
+    people = subjects(
+        given.data, given.cache, given.limit, models, others=given.realism is not None
+    )
+    looks = None
+    if given.realism is not None:
+        features = features_of(given.realism, models)
+        looks = features, sample(features, people.others)
+        known = reference_rows(features, people.crops, looks[1])
+        text = "".join(f"| {name} | {row.frechet:.3f} |\n" for name, row in known.items())
+        head = f"| {features.name}, {len(people.keys)} against {len(people.others)} | Fréchet |\n"
+        (given.output / "realism.md").write_text(f"{head}| --- | --- |\n{text}", "utf-8")
+        print(text, flush=True)
     own = {judge.name: vectors(judge, people.crops, people.points) for judge in judges}
     distances: dict[str, dict[str, np.ndarray]] = {judge.name: {} for judge in judges}
     rows = [
-        row_of(text, people, own, judges, given.require, models, distances)
+        row_of(text, people, own, judges, given.require, models, distances, looks)
         for text in given.setting
     ]
-    given.output.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with (given.output / "table.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)

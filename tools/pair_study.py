@@ -11,10 +11,16 @@ folder: `figures.json`; of generated faces only `samples.png`, `interpolation.pn
 Fréchet distances are over facedeid-mobile's embeddings, aligned by the mean face's landmarks as
 samples have none, of as many samples as asked for against all photos held out; photos blurred by
 several σ (in pixels at the generator's 128) say what a value means.
+
+`--export STEP.safetensors` (repeatable): only the distance of 2,000 samples, for what the recipe
+`autoencoder` wrote at other steps; each has its prior learned from photos of the people trained on.
+`--refined N`: only what latent optimisation and pivotal tuning of 100 steps each do to N photos,
+and their cost.
 """
 
 import argparse
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +32,7 @@ from facedeid.evaluation.intervals import clopper_pearson
 from facedeid.evaluation.metrics import ssim, ssim_face
 from facedeid.evaluation.realism import frechet
 from facedeid.faces import detect
-from facedeid.inversion import Inverted, invert
+from facedeid.inversion import Inverted, invert, refined, tuned
 from facedeid.losses import mse
 from facedeid.models import Models
 from facedeid.nets.lpips import lpips, lpips_state
@@ -51,6 +57,12 @@ def found_by_hog(faces: Tensor) -> list[bool]:
     """At twice the generator's side, as faces under 60 px are at the edge of what HOG finds."""
     large = torch.nn.functional.interpolate(faces, scale_factor=2, mode="bicubic").clamp(-1, 1)
     return [bool(detect(levels(face))) for face in large]
+
+
+def within_face(cover: Tensor, made: Tensor, points: Tensor) -> float:
+    """SSIM in the box of the landmarks, grown by 1.2."""
+    box = (*points.amin(0).tolist(), *points.amax(0).tolist())
+    return ssim_face(levels(cover), levels(made), box)
 
 
 def share(hits: list[bool]) -> dict:
@@ -79,8 +91,7 @@ def reconstruction(found: Inverted, distance, judges) -> dict:
     )
     inner, whole = [], []
     for cover, face, points in zip(found.cover, made, found.landmarks, strict=True):
-        box = (*points.amin(0).tolist(), *points.amax(0).tolist())
-        inner.append(ssim_face(levels(cover), levels(face), box))
+        inner.append(within_face(cover, face, points))
         whole.append(ssim(levels(cover), levels(face)))
     before, after = found_by_hog(found.cover), found_by_hog(made)
     kept = {}
@@ -146,6 +157,57 @@ def samples(pair: StylePair, photos: Tensor, count: int, models: Models) -> dict
 
 
 @torch.no_grad()
+def over_training(export: Path, given: argparse.Namespace, models: Models) -> dict:
+    """The Fréchet distance of an earlier pair's samples to the photos held out."""
+    prefix = "pair."
+    state = {
+        k.removeprefix(prefix): v.float()
+        for k, v in load_state(export).items()
+        if k.startswith(prefix)
+    }
+    pair = StylePair()
+    pair.load_state_dict(state, strict=False)  # priors are learned below
+    pair.eval()
+    faces = load_faces(given.data, size=256, limit=given.limit)
+    known = faces.part(held_out=False)
+    rows = torch.arange(0, len(known), max(1, len(known) // 2000))
+    pair.learn_prior(inverted(pair, known.images[rows], known.landmarks[rows]).codes)
+    held = faces.part(held_out=True)
+    judge = models.recognizer("facedeid-mobile")
+
+    def seen(pictures: Tensor) -> Tensor:
+        return torch.cat([judge.embed(part) for part in pictures.split(CHUNK)])
+
+    photos = inverted(pair, held.images, held.landmarks).cover
+    codes = pair.sample(2000, stream(0, "samples"))
+    made = torch.cat([pair.decode(part).clamp(-1, 1) for part in codes.split(CHUNK)])
+    return {"samples": 2000, "Fréchet": frechet(seen(made), seen(photos))}
+
+
+def refinement(found: Inverted, pair: StylePair, distance, models: Models) -> dict:
+    """Reconstructions as the encoder gives them, refined, and tuned besides, photo by photo."""
+    rows: dict[str, list[tuple[float, ...]]] = {}
+    for n in range(len(found.codes)):
+        one, spent = found.rows(torch.tensor([n])), 0.0
+        for name in ("encoder", "refined", "tuned"):
+            began = time.perf_counter()
+            if name == "refined":
+                one = refined(pair, one, models.perceptual)
+            elif name == "tuned":
+                _, one = tuned(pair, one, models.perceptual)
+            spent += time.perf_counter() - began if name != "encoder" else 0.0
+            made = one.base.clamp(-1, 1)
+            figures = (distance(one.cover, made), mse(one.cover, made) / 4)
+            same = within_face(one.cover[0], made[0], one.landmarks[0])
+            rows.setdefault(name, []).append((*(f.item() for f in figures), same, spent))
+    names = ("LPIPS-AlexNet", "MSE in [0, 1]", "SSIM of the face", "seconds")
+    return {
+        name: {"n": len(found.codes), **dict(zip(names, np.mean(values, 0).tolist(), strict=True))}
+        for name, values in rows.items()
+    }
+
+
+@torch.no_grad()
 def pictures(pair: StylePair, found: Inverted, out: Path) -> None:
     """The four sheets."""
 
@@ -188,13 +250,25 @@ def main() -> None:
     parser.add_argument("--recognizer", action="append", required=True)
     parser.add_argument("--limit", type=int, default=1000, help="photos of each source")
     parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--export", type=Path, action="append", default=[])
+    parser.add_argument("--refined", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, default=Path("results/pair"))
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     models = Models()
     pair = models.pair()
     assert isinstance(pair, StylePair)
+    if given.export:
+        for export in given.export:
+            print(export.name, over_training(export, given, models), flush=True)
+        return
     held = load_faces(given.data, size=256, limit=given.limit).part(held_out=True)
+    if given.refined:
+        rows = torch.arange(0, len(held), len(held) // given.refined)[: given.refined]
+        found = inverted(pair, held.images[rows], held.landmarks[rows])
+        distance = lpips(lpips_state(*(load_state(path) for path in given.lpips)))
+        print(json.dumps(refinement(found, pair, distance, models), indent=2))
+        return
     found = inverted(pair, held.images, held.landmarks)
     pictures(pair, found, given.output)
     distance = lpips(lpips_state(*(load_state(path) for path in given.lpips)))
