@@ -13,8 +13,10 @@ from facedeid.nets import load_official
 from facedeid.nets.private_encoder import PrivateEncoder
 from facedeid.nets.psp import GradualStyleEncoder, PSp
 from facedeid.nets.stylegan2 import Generator
+from facedeid.random import stream
 from facedeid.training.data import load_faces
 from facedeid.training.loop import Options, train
+from facedeid.training.private import _strangeness
 from facedeid.training.recipes import configured
 
 CPU = torch.device("cpu")
@@ -40,16 +42,19 @@ def trained(photos, tmp_path_factory):
     recipe = configured("private-encoder", [*SMALL, "steps=24", "lr=0.002"])
     task = recipe.task(load_faces([photos], size=128), [], out, CPU, 3)
     options = Options(out=out, seed=3, log_every=1, bf16=False)
-    return out, train(recipe, task, options, say=lambda _: None), task
+    before = identity(task)
+    return out, train(recipe, task, options, say=lambda _: None), task, before
+
+
+def identity(task):
+    """The mean loss of identity on four batches, always the same ones."""
+    return np.mean([task.loss(task.model, step)[1]["identity"] for step in range(4)])
 
 
 def test_it_starts_from_the_encoder_that_ships_and_learns_to_lower_the_likeness(trained):
-    out, outcome, task = trained
-    steps = [row for row in rows(out) if "identity" in row]
+    _, outcome, task, before = trained
     assert outcome.finished
-    assert np.mean([r["identity"] for r in steps[-4:]]) < np.mean(
-        [r["identity"] for r in steps[:4]]
-    )
+    assert identity(task) < before
     assert {"dlib 0", "rejected dlib 0", "ssim 1", "mse 0.4"} <= set(outcome.figures)
     assert outcome.figures["dlib 0"] < outcome.figures["dlib 1"]
     generator = Models().pair().generator.state_dict()
@@ -57,8 +62,18 @@ def test_it_starts_from_the_encoder_that_ships_and_learns_to_lower_the_likeness(
     assert all(torch.equal(v, generator[k]) for k, v in pair.generator.state_dict().items())
 
 
+def test_codes_that_the_prior_would_draw_are_not_strange():
+    random = stream(0)
+    likely = torch.randn(64, 32, generator=random)
+    common = likely + 2 * torch.randn(32, generator=random)
+    same = likely[:1] + 0.1 * likely
+    found = [float(_strangeness(codes, random)) for codes in (likely, common, 2 * likely, same)]
+    assert abs(found[0]) < 0.02
+    assert min(found[1:]) > 0.05
+
+
 def test_the_file_holds_the_network_alone(trained):
-    out, _, _ = trained
+    out, *_ = trained
     state = load_file(out / "private-encoder.safetensors")
     net = PrivateEncoder()
     load_official(net, {k.removeprefix("net."): v.float() for k, v in state.items()})

@@ -4,13 +4,14 @@ Zhao et al. 2022 train one network for each privacy level; the recipe `private-e
 level anew for each face and gives it to the network. Against their loss (squared error, perceptual
 distance, and the difference of β and the similarity) it has an ensemble of recognisers after input
 diversity, what is pasted back as the picture that the losses see (`facedeid.inversion`, detail
-"kept"), an adversary, and a term against colour. `private-encoder-paper` is theirs, for the
-published networks.
+"kept"), codes that the pair's prior finds likely, an adversary, and a term against colour.
+`private-encoder-paper` is theirs, for the published networks.
 """
 
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import pi
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -62,29 +63,29 @@ class PrivateEncoderRecipe:
     pair: ClassVar[str] = "facedeid"
     detail: ClassVar[Detail] = "kept"
 
-    steps: int = 1400
+    steps: int = 1800
     batch: int = 8
     lr: float = 7e-4
     weight_decay: float = 0.0
     warmup: int = 100
-    decay_from: float = 0.4
+    decay_from: float = 0.5
     ema: float = 0.998
     beta: float = -1.0
     """The one level to train for; below 0: all of them, drawn anew for each face."""
-    floor: float = -0.15
+    floor: float = -0.1
     """Similarity that β = 0 asks of the guides: recognisers that are none see more of it."""
     pixels: float = 2.0
     """λ1, of the squared error."""
     perceptual: float = 2.0
     """λ2."""
-    identity: float = 4.0
+    identity: float = 5.0
     """λ3, of |similarity wanted - measured|, mean over the guides of a step."""
     structure: float = 1.0
     careful: float = 4.0
     """Times that the squared error counts more at the eyes and the upper lip."""
     colour: float = 10.0
-    unlike: float = 4.0
-    """Of the likeness that different people of a batch gain: else all get the same face."""
+    likely: float = 4.0
+    """Of codes that the pair's prior would not draw: they make no faces, or one and the same."""
     adversarial: float = 0.5
     adversary_from: int = 200
     guides: tuple[str, ...] = CODED
@@ -125,7 +126,7 @@ class PaperEncoderRecipe(PrivateEncoderRecipe):
     structure: float = 0.0
     careful: float = 0.0
     colour: float = 0.0
-    unlike: float = 0.0
+    likely: float = 0.0
     adversarial: float = 0.0
     guides: tuple[str, ...] = field(default=("dlib",))
     """The paper's is ArcFace's IR-SE50 (`ir-se50`); dlib comes along, and is not used then."""
@@ -175,8 +176,8 @@ class _Through(Rivals):
         super().__init__(net)
         self._pair = (pair,)
 
-    def forward(self, faces: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """What the network makes, and the plain reconstruction: N×3×s×s each."""
+    def forward(self, faces: Tensor, beta: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """What the network makes and the plain reconstruction, N×3×s×s each, and its codes."""
         (pair,) = self._pair
         with torch.no_grad():
             plain = pair.encode(faces)
@@ -184,14 +185,19 @@ class _Through(Rivals):
         codes = self.net(faces, beta)
         if isinstance(pair, StylePair):
             codes = pair.likely(codes, plain)
-        return pair.decode(codes), base
+        return pair.decode(codes), base, codes
 
 
-def _sameness(after: Tensor, before: Tensor, beta: Tensor) -> Tensor:
-    """How much more alike different people, N unit vectors, are to one another than they were."""
-    gained = (after @ after.T - (before @ before.T).clamp_min(0)).relu()
-    free = (1 - beta)[:, None] * (1 - beta)
-    return (gained * free).fill_diagonal_(0).sum() / (len(beta) * (len(beta) - 1))
+def _strangeness(codes: Tensor, random: torch.Generator) -> Tensor:
+    """Squared energy distance (Székely and Rizzo) of N×K numbers to a standard normal
+    distribution, the mean along K random directions: 0 where they could be drawn from it, more
+    where they lie far out, or all together.
+    """
+    count = codes.shape[1]
+    seen = codes @ F.normalize(torch.randn(count, count, generator=random), dim=0).to(codes)
+    from_normal = seen * torch.erf(seen / 2**0.5) + (2 / pi) ** 0.5 * torch.exp(-seen.square() / 2)
+    apart = (seen[:, None] - seen).abs().sum((0, 1)) / (len(codes) * (len(codes) - 1))
+    return (from_normal.mean(0) - apart / 2).mean() - pi**-0.5
 
 
 def _pair(name: str, which: str, models: Models) -> LatentPair:
@@ -226,6 +232,7 @@ class PrivateTask:
             else torch.zeros(guide.spec.dim, device=device)
             for guide in guides
         }
+        self.pair = pair
         self.model: nn.Module = _Through(net, pair)
 
     def similarity(self, guide: Recognizer, vectors: Tensor, own: Tensor) -> Tensor:
@@ -251,18 +258,17 @@ class PrivateTask:
         r, random = self.recipe, stream(self.seed, "private-encoder", step)
         batch = self.training.draw(r.batch, random, self.device)
         beta = self._levels(r.batch, random).to(self.device)
-        made, base = (x.float() for x in model(batch.cover, beta))
+        made, base, codes = (x.float() for x in model(batch.cover, beta))
         cover, shown = batch.cover, self._shown(made, base, batch, beta)
         moved = shown - cover
-        identity, unlike = self._identity(step, shown, batch, beta, random)
         careful = 1 + r.careful * around(batch.landmarks, cover.shape[-1], CAREFUL).to(self.device)
         parts = {
             "pixels": r.pixels * (careful * moved.square()).mean(),
             "perceptual": r.perceptual * self.distance(cover, shown.clamp(-1, 1)).mean(),
-            "identity": r.identity * identity,
+            "identity": r.identity * self._identity(step, shown, batch, beta, random),
         }
-        if r.unlike:
-            parts["unlike"] = r.unlike * unlike
+        if isinstance(self.pair, StylePair):
+            parts["likely"] = r.likely * _strangeness(self.pair.coordinates(codes), random)
         if r.structure:
             parts["structure"] = r.structure * (1 - ssim(cover, shown)).mean()
         if r.colour:
@@ -276,10 +282,10 @@ class PrivateTask:
 
     def _identity(
         self, step: int, shown: Tensor, batch: Batch, beta: Tensor, random: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """|wanted - measured|, mean over faces and the guides of the step; and `_sameness`."""
+    ) -> Tensor:
+        """|wanted - measured|, mean over faces and the guides of the step."""
         wanted = self.recipe.floor + (1 - self.recipe.floor) * beta
-        terms, alike = [], []
+        terms = []
         for guide in in_turn(self.guides, self.recipe.together, step):
             seen, points = shown, batch.landmarks
             if self.recipe.detail == "kept":
@@ -287,10 +293,7 @@ class PrivateTask:
             vectors = guide.embed(seen, points)
             found = self.similarity(guide, vectors, batch.own[guide.name])
             terms.append((wanted - found).abs().mean())
-            centre = self._centres[guide.name]
-            own = F.normalize(batch.own[guide.name] - centre)
-            alike.append(_sameness(F.normalize(vectors - centre), own, beta))
-        return torch.stack(terms).mean(), torch.stack(alike).mean()
+        return torch.stack(terms).mean()
 
     def finish(self, model: nn.Module) -> None:
         """The adversary is not exported."""
@@ -308,7 +311,7 @@ class PrivateTask:
             batch = self._held_out.draw(12, random, self.device, plain=True)
             for level in levels:
                 beta = torch.full((12,), level, device=self.device)
-                made, base = model(batch.cover, beta)
+                made, base, _ = model(batch.cover, beta)
                 shown = self._shown(made, base, batch, beta).clamp(-1, 1)
                 for guide in self.guides:
                     vectors, own = guide.embed(shown, batch.landmarks), batch.own[guide.name]
@@ -329,7 +332,7 @@ class PrivateTask:
         rows = [batch.cover]
         for level in reversed(LEVELS):
             beta = torch.full((12,), level, device=self.device)
-            made, base = net(batch.cover, beta)
+            made, base, _ = net(batch.cover, beta)
             rows.append(self._shown(made, base, batch, beta))
         return sheet(rows)
 
