@@ -11,7 +11,7 @@ diversity, what is pasted back as the picture that the losses see (`facedeid.inv
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import pi
+from math import pi, sqrt
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -195,9 +195,10 @@ def _strangeness(codes: Tensor, random: torch.Generator) -> Tensor:
     """
     count = codes.shape[1]
     seen = codes @ F.normalize(torch.randn(count, count, generator=random), dim=0).to(codes)
-    from_normal = seen * torch.erf(seen / 2**0.5) + (2 / pi) ** 0.5 * torch.exp(-seen.square() / 2)
+    from_normal = seen * torch.erf(seen / sqrt(2)) + sqrt(2 / pi) * torch.exp(-seen.square() / 2)
     apart = (seen[:, None] - seen).abs().sum((0, 1)) / (len(codes) * (len(codes) - 1))
-    return (from_normal.mean(0) - apart / 2).mean() - pi**-0.5
+    distance: Tensor = (from_normal.mean(0) - apart / 2).mean() - 1 / sqrt(pi)
+    return distance
 
 
 def _pair(name: str, which: str, models: Models) -> LatentPair:
