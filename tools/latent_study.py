@@ -23,7 +23,9 @@ import argparse
 import csv
 import time
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -73,29 +75,27 @@ def subjects(data: str, cache: Path, limit: int, models: Models, *, others: bool
     """The first `limit` different second photos in which there is a face, and the other people."""
     dataset = datasets.load(data)
     originals = Originals(dataset, models, cache)
-    crops, points, keys, rest = [], [], [], []
-    for key in dict.fromkeys(pair.second for pair in dataset.genuine()):
-        if len(keys) == limit and (not others or _person(key) in {_person(k) for k in keys}):
-            continue
-        face = originals.face(key)
-        if face is None:
-            continue
-        place = frame(face, 256)
-        crop = align(dataset.read(key), place)
-        if len(keys) == limit:
-            rest.append(crop)
-            continue
-        crops.append(crop)
-        points.append(torch.from_numpy(place.to_frame(face.landmarks)).float())
-        keys.append(key)
-    stacked = torch.stack(points)
+
+    def placed(keys: Iterable[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Name, crop and landmarks of every photo with a face."""
+        for key in keys:
+            face = originals.face(key)
+            if face is not None:
+                place = frame(face, 256)
+                points = torch.from_numpy(place.to_frame(face.landmarks)).float()
+                yield key, align(dataset.read(key), place), points
+
+    seconds = list(dict.fromkeys(pair.second for pair in dataset.genuine()))
+    names, crops, points = zip(*islice(placed(seconds), limit), strict=True)
+    keys, stacked = list(names), torch.stack(points)
     found = [bool(detect(levels(crop))) for crop in crops]
-    away = torch.stack(rest) if rest else torch.empty(0)
+    away = torch.empty(0)
+    if others:
+        person = dataset.identities or {}
+        taken = {person.get(key) for key in keys}
+        rest = [key for key in seconds if person.get(key) not in taken]
+        away = torch.stack([crop for _, crop, _ in placed(rest)])
     return Subjects(torch.stack(crops), stacked, frame_masks(stacked, 256), keys, found, away)
-
-
-def _person(key: str) -> str:
-    return Path(key).parent.name
 
 
 def pasted(method: Method, people: Subjects, models: Models) -> tuple[Tensor, float]:

@@ -34,7 +34,7 @@ from facedeid.evaluation.realism import frechet
 from facedeid.faces import detect
 from facedeid.inversion import Inverted, invert, refined, tuned
 from facedeid.losses import mse
-from facedeid.models import Models
+from facedeid.models import Models, Recognizer
 from facedeid.nets.lpips import lpips, lpips_state
 from facedeid.nets.style_pair import StylePair
 from facedeid.nets.stylegan2 import mix
@@ -118,21 +118,27 @@ def reconstruction(found: Inverted, distance, judges) -> dict:
     }
 
 
+def seen(judge: Recognizer, faces: Tensor) -> Tensor:
+    """Embeddings by the mean face's landmarks, a batch at a time."""
+    return torch.cat([judge.embed(part) for part in faces.split(CHUNK)])
+
+
+def drawn(pair: StylePair, count: int) -> Tensor:
+    """Faces of the prior, always the same ones."""
+    codes = pair.sample(count, stream(0, "samples"))
+    return torch.cat([pair.decode(part).clamp(-1, 1) for part in codes.split(CHUNK)])
+
+
 @torch.no_grad()
 def samples(pair: StylePair, photos: Tensor, count: int, models: Models) -> dict:
     """Fréchet distances, HOG, and how alike samples are to each other and to photos."""
     judge = models.recognizer("facedeid-mobile")
-    codes = pair.sample(count, stream(0, "samples"))
-    made = torch.cat([pair.decode(part).clamp(-1, 1) for part in codes.split(CHUNK)])
-
-    def seen(faces: Tensor) -> Tensor:
-        return torch.cat([judge.embed(part) for part in faces.split(CHUNK)])
-
+    made = drawn(pair, count)
     half = len(photos) // 2
-    real, fake = seen(photos), seen(made)
+    real, fake = seen(judge, photos), seen(judge, made)
     blur = {
         f"photos, blur {s:g}": frechet(
-            seen(blurred(photos, stream(0), share=1.0, sigma=(s, s))), real
+            seen(judge, blurred(photos, stream(0), share=1.0, sigma=(s, s))), real
         )
         for s in BLURS
     }
@@ -174,28 +180,25 @@ def over_training(export: Path, given: argparse.Namespace, models: Models) -> di
     pair.learn_prior(inverted(pair, known.images[rows], known.landmarks[rows]).codes)
     held = faces.part(held_out=True)
     judge = models.recognizer("facedeid-mobile")
-
-    def seen(pictures: Tensor) -> Tensor:
-        return torch.cat([judge.embed(part) for part in pictures.split(CHUNK)])
-
     photos = inverted(pair, held.images, held.landmarks).cover
-    codes = pair.sample(2000, stream(0, "samples"))
-    made = torch.cat([pair.decode(part).clamp(-1, 1) for part in codes.split(CHUNK)])
-    return {"samples": 2000, "Fréchet": frechet(seen(made), seen(photos))}
+    fake, real = seen(judge, drawn(pair, 2000)), seen(judge, photos)
+    return {"samples": 2000, "Fréchet": frechet(fake, real)}
 
 
 def refinement(found: Inverted, pair: StylePair, distance, models: Models) -> dict:
     """Reconstructions as the encoder gives them, refined, and tuned besides, photo by photo."""
+    stages = {
+        "encoder": lambda one: one,
+        "refined": lambda one: refined(pair, one, models.perceptual),
+        "tuned": lambda one: tuned(pair, one, models.perceptual)[1],
+    }
     rows: dict[str, list[tuple[float, ...]]] = {}
     for n in range(len(found.codes)):
         one, spent = found.rows(torch.tensor([n])), 0.0
-        for name in ("encoder", "refined", "tuned"):
+        for name, stage in stages.items():
             began = time.perf_counter()
-            if name == "refined":
-                one = refined(pair, one, models.perceptual)
-            elif name == "tuned":
-                _, one = tuned(pair, one, models.perceptual)
-            spent += time.perf_counter() - began if name != "encoder" else 0.0
+            one = stage(one)
+            spent += time.perf_counter() - began
             made = one.base.clamp(-1, 1)
             figures = (distance(one.cover, made), mse(one.cover, made) / 4)
             same = within_face(one.cover[0], made[0], one.landmarks[0])
@@ -262,16 +265,15 @@ def main() -> None:
         for export in given.export:
             print(export.name, over_training(export, given, models), flush=True)
         return
+    distance = lpips(lpips_state(*(load_state(path) for path in given.lpips)))
     held = load_faces(given.data, size=256, limit=given.limit).part(held_out=True)
     if given.refined:
         rows = torch.arange(0, len(held), len(held) // given.refined)[: given.refined]
         found = inverted(pair, held.images[rows], held.landmarks[rows])
-        distance = lpips(lpips_state(*(load_state(path) for path in given.lpips)))
         print(json.dumps(refinement(found, pair, distance, models), indent=2))
         return
     found = inverted(pair, held.images, held.landmarks)
     pictures(pair, found, given.output)
-    distance = lpips(lpips_state(*(load_state(path) for path in given.lpips)))
     figures = {
         "reconstruction": reconstruction(
             found, distance, [models.recognizer(name) for name in given.recognizer]

@@ -174,10 +174,11 @@ def test_fawkes_ends_where_the_public_one_ends(cloaks: dict[str, Tensor], level:
     made = cloak(x, embed(x), embed, fawkes_start(), LEVELS[level])
     assert (made.dssim <= 1.1 * LEVELS[level].budget).all()
     assert (made.pictures - x).abs().max() <= 15.0001
-    # which step is kept hangs on the last bits: start times 1 + 1e-6 moves the second face's DSSIM
-    # of "low" by 14 %, float64 by 21 %
-    torch.testing.assert_close(made.distance, cloaks[f"{level}_distance"], rtol=0.3, atol=0)
-    torch.testing.assert_close(made.dssim, cloaks[f"{level}_dssim"], rtol=0.35, atol=0)
+    torch.testing.assert_close(made.distance, cloaks[f"{level}_distance"], rtol=0.25, atol=0)
+    # which step is kept of the second face at "low" hangs on the last bits: a start times 1 + 1e-6
+    # moves its DSSIM by 14 %, float64 by 21 %
+    allowed = torch.tensor([0.1, 0.35 if level == "low" else 0.1])
+    assert ((made.dssim / cloaks[f"{level}_dssim"] - 1).abs() < allowed).all()
 
 
 def test_adadelta_is_the_public_ones(cloaks: dict[str, Tensor]) -> None:

@@ -15,7 +15,6 @@ from facedeid.methods.adversarial import Adversarial, check_gradients, number, t
 from facedeid.methods.base import Deidentified
 from facedeid.models import Recognizer
 from facedeid.nets.speed import fast_bf16
-from facedeid.nets.style_pair import StylePair
 from facedeid.optimize import Problem, State, descend
 
 if TYPE_CHECKING:
@@ -166,7 +165,6 @@ class Perturbation(Problem):
         """Codes K×N×L×D to `space`."""
         if self.space == "all":
             return x
-        assert isinstance(self.pair, StylePair)
         return torch.stack([self.pair.likely(codes, self.found.codes[rows]) for codes in x])
 
     def finished(self, x: Tensor, rows: Tensor, i: int) -> Tensor | None:
@@ -291,7 +289,7 @@ class Fsap(Adversarial):
             inner,
             self.detail,
             self.residue,
-            self.space if isinstance(pair, StylePair) else "all",
+            self.space,
             fast_bf16(models.device.type),
         )
         rule = Steps(self.identity_step, self.attribute_step, inner, self.momentum)

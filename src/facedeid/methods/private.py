@@ -17,7 +17,6 @@ from facedeid.methods.adversarial import number
 from facedeid.methods.base import Deidentified, Method
 from facedeid.models import CODED
 from facedeid.nets.private_encoder import residue
-from facedeid.nets.style_pair import StylePair
 from facedeid.weights import shipped
 
 if TYPE_CHECKING:
@@ -107,7 +106,6 @@ class PrivateEncoding(Method):
         """One forward pass; the facts say which similarity was asked for and which is measured."""
         batch, beta = faces.to(models.device), self.level
         pair = models.pair()
-        assert isinstance(pair, StylePair)
         found = invert(pair, batch, landmarks)
         levels = torch.full((len(batch),), beta, device=models.device)
         codes = pair.likely(models.private_encoder(batch, levels), found.codes)

@@ -228,6 +228,10 @@ class PSp(nn.Module):
             return image
         return F.adaptive_avg_pool2d(image, self.output_size)
 
+    def likely(self, codes: Tensor, start: Tensor) -> Tensor:
+        """The codes as they are: the published networks come without a prior in W+."""
+        return codes
+
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruct aligned faces with the stored noise."""
         return self.decode(self.encode(x))

@@ -67,6 +67,9 @@ class LatentPair(Protocol):
     def decode(self, w: Tensor, *, noise: Noise = "stored") -> Tensor:
         """W or W+ -> N×3×side×side, nominally in [-1, 1], not clipped."""
 
+    def likely(self, codes: Tensor, start: Tensor) -> Tensor:
+        """Codes N×L×D near `codes` where the pair makes faces; `start`: codes of photos."""
+
 
 class StylePair(nn.Module):
     """Generator, encoder, the mean latent that codes are offsets from, and a prior of codes.

@@ -182,9 +182,7 @@ class _Through(Rivals):
         with torch.no_grad():
             plain = pair.encode(faces)
             base = pair.decode(plain)
-        codes = self.net(faces, beta)
-        if isinstance(pair, StylePair):
-            codes = pair.likely(codes, plain)
+        codes = pair.likely(self.net(faces, beta), plain)
         return pair.decode(codes), base, codes
 
 
