@@ -11,8 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from facedeid.errors import OptionError
+from facedeid.landmarks import CHIN, EYES, MOUTH, NOSE
 
-__all__ = ["away_from", "cosine", "euclidean", "mse", "perceptual", "ssim", "towards"]
+__all__ = [
+    "away_from",
+    "cosine",
+    "displacement",
+    "euclidean",
+    "mse",
+    "perceptual",
+    "ssim",
+    "towards",
+]
 
 
 def mse(a: Tensor, b: Tensor) -> Tensor:
@@ -63,6 +73,18 @@ def perceptual(distance: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tenso
         size = [round(n * 64 / side) for n in a.shape[2:]]
         a, b = (F.interpolate(x, size=size, mode="bilinear", antialias=True) for x in (a, b))
     return distance(a, b)
+
+
+def displacement(before: Tensor, after: Tensor, side: int) -> Tensor:
+    """Mean distance by which chin, nose, eyes and mouth have moved, in pixels of 256: N×4.
+
+    Args:
+        before: 68 landmarks N×68×2, in pixels of a frame.
+        after: of the changed faces, in the same pixels.
+        side: of that frame.
+    """
+    apart = (after - before).norm(dim=-1) * (256 / side)
+    return torch.stack([apart[:, list(p)].mean(1) for p in (CHIN, NOSE, EYES, MOUTH)], 1)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

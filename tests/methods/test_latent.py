@@ -6,7 +6,7 @@ import torch
 from facedeid.errors import OptionError, WeightsError
 from facedeid.faces import align, detect, frame, frame_masks
 from facedeid.inversion import Inverted, invert, refined, scaled, tuned
-from facedeid.losses import mse, ssim
+from facedeid.losses import displacement, mse, ssim
 from facedeid.methods import create, parse
 from facedeid.methods.fsap import Likeness, Perturbation, Steps, perturb
 from facedeid.methods.private import _curve
@@ -162,9 +162,19 @@ def test_gradients_of_the_attributes_are_those_of_three_separate_passes(found):
     shown = work.found.shown(MODELS.pair().decode(leaf), "kept", 0.5)
     apart = sum(
         torch.autograd.grad(loss.sum(), leaf, retain_graph=True)[0].sign()
-        for loss in work.attributes(shown, work.found.cover)
+        for loss in work.attributes(shown, rows)
     )
     assert (together == apart).float().mean() > 0.99
+
+
+def test_expression_keeps_landmarks_in_place(portraits):
+    crops, points = portraits
+    places = []
+    for weight in (0, 3):
+        result = applied(create("fsap", tau=2, iterations=4, expression=weight), portraits)
+        shown = crops + frame_masks(points, 256) * (result.faces - crops)
+        places.append(displacement(MODELS.landmarks(crops), MODELS.landmarks(shown), 256))
+    assert places[1].mean() < 0.8 * places[0].mean()
 
 
 def test_likely_codes_leave_what_is_off_the_axes_and_stay_near_the_mean(found):

@@ -76,6 +76,13 @@ def test_a_step_depends_on_seed_and_step_alone(photos, tmp_path):
     assert not torch.equal(one, tasks[0].loss(tasks[0].model, 6)[0])
 
 
+def test_it_may_begin_with_the_network_that_ships(photos, tmp_path):
+    recipe = configured("feature-embedding", ['guides=["dlib"]', "continued=true"])
+    task = recipe.task(load_faces([photos], size=64), [], tmp_path, CPU, 3)
+    shipped = Models().embedding.state_dict()
+    assert all(torch.equal(shipped[k], v) for k, v in task.model.net.state_dict().items())
+
+
 def test_dlib_must_guide(photos, tmp_path):
     recipe = configured("feature-embedding", ['guides=["facedeid-mobile"]'])
     with pytest.raises(TrainingError, match="must include dlib"):

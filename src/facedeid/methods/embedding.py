@@ -8,8 +8,13 @@ import torch
 from torch import Tensor
 
 from facedeid.errors import OptionError
+from facedeid.inversion import scaled
+from facedeid.losses import displacement
 from facedeid.methods.base import Deidentified, Method
 from facedeid.models import CODED, identity_codes, lookalikes
+from facedeid.nets.hiding import EmbeddingNet
+from facedeid.nets.residual import small
+from facedeid.nets.speed import fast_bf16
 
 if TYPE_CHECKING:
     from facedeid.models import Models
@@ -21,13 +26,14 @@ CANDIDATES = 128
 
 RETRIES = 4
 """Further attempts before a face is given up."""
-FAR = 0.8
+FAR = 0.9
 """Farther from oneself (dlib's scale; 0.6 is another person) is not worth a visible change."""
 CHANGE = 3.0
-UNLIKE = 0.5
+UNLIKE = 0.2
+MOVED = 0.03
 BEARD = 3.0
-"""What a visible change, a synthetic person unlike the face, and a darker upper lip (a moustache
-where there was none) weigh beside distance."""
+"""What a visible change, a synthetic person unlike the face, a pixel (of 256) by which landmarks
+move, and a darker upper lip (a moustache where there was none) weigh beside distance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +42,10 @@ class FeatureEmbedding(Method):
 
     `strength` from 0 (nothing) to 1; `identity` is the number of a synthetic identity of the bank,
     the same for every face, or None: each face draws `tries` of the 128 most like it, and gets the
-    one that suits it best and shows least (no moustache where there was none) among those that
-    take it far enough from itself under dlib's recogniser (which the network was trained against;
-    no other recogniser is asked). In an `album`, a person whom dlib recognises from an earlier
-    photo gets the same synthetic identity again (`Models.album` remembers, in memory only).
+    one that suits it best and shows least (landmarks stay, no moustache where there was none) among
+    those that take it far enough from itself under dlib's recogniser (which the network was trained
+    against; no other recogniser is asked). In an `album`, a person whom dlib recognises from an
+    earlier photo gets the same synthetic identity again (`Models.album` remembers, in memory only).
     """
 
     name: ClassVar[str] = "feature-embedding"
@@ -87,17 +93,32 @@ class FeatureEmbedding(Method):
         landmarks: Tensor | None,
     ) -> Deidentified:
         """One forward pass a try; the facts name the synthetic identity of each face."""
-        codes, dlib = identity_codes(models), models.recognizer("dlib")
-        strength = torch.full((len(faces),), float(self.strength), device=models.device)
         batch = faces.to(models.device, memory_format=torch.channels_last)
+        chosen = (
+            self._chosen(batch, models, random, landmarks)
+            if self.identity is None
+            else self._fixed(len(faces), models)
+        )
+        made = self._embedded(batch, chosen, models)
+        return Deidentified(
+            made.to(faces.device).contiguous(), tuple({"identity": int(i)} for i in chosen)
+        )
 
-        def embedded(identities: Tensor) -> Tensor:
-            made: Tensor = models.embedding(batch, codes[identities.to(models.device)], strength)
-            return made.to(faces.device).contiguous()
+    def _embedded(self, faces: Tensor, identities: Tensor, models: "Models") -> Tensor:
+        strength = torch.full((len(faces),), float(self.strength), device=models.device)
+        codes = identity_codes(models)[identities.to(models.device)]
+        made: Tensor = models.embedding(faces, codes, strength)
+        return made
 
-        if self.identity is not None:
-            chosen = self._fixed(len(faces), models)
-            return Deidentified(embedded(chosen), _facts(chosen))
+    def _chosen(
+        self,
+        faces: Tensor,
+        models: "Models",
+        random: Sequence[torch.Generator],
+        landmarks: Tensor | None,
+    ) -> Tensor:
+        """For each face the number of the identity, of those tried, that does best: N."""
+        dlib = models.recognizer("dlib")
         own = dlib.embed(faces, landmarks)
         near = lookalikes(own, models, CANDIDATES)
         order = torch.stack([torch.randperm(near.shape[1], generator=g) for g in random])
@@ -107,23 +128,37 @@ class FeatureEmbedding(Method):
                 known = models.album.find(vector, dlib)
                 if known is not None:
                     drawn[i] = known
-        best, chosen, highest = faces, drawn[:, 0], torch.full((len(faces),), -torch.inf)
-        for identities in drawn.T:
-            made = embedded(identities)
-            distance = dlib.distance(own, dlib.embed(made, landmarks)).cpu()
-            unlike = dlib.distance(own, models.identities("dlib")[identities]).cpu()
-            change = models.perceptual(batch, made.to(models.device)).cpu()
-            shown = CHANGE * change + UNLIKE * unlike
-            shown = shown + BEARD * _upper_lip(faces - made, landmarks).relu().cpu()
-            score = distance.clamp_max(FAR) - shown
-            better = score > highest
-            best = torch.where(better.to(faces.device)[:, None, None, None], made, best)
-            chosen = torch.where(better, identities, chosen)
-            highest = torch.where(better, score, highest)
+        if self.tries > 1:
+            best = self._scores(faces, drawn, models, landmarks).argmax(1, keepdim=True)
+            drawn = drawn.gather(1, best)
+        chosen = drawn[:, 0]
         if self.album:
             for vector, identity in zip(own, chosen.tolist(), strict=True):
                 models.album.add(vector, identity)
-        return Deidentified(best, _facts(chosen))
+        return chosen
+
+    def _scores(
+        self, faces: Tensor, drawn: Tensor, models: "Models", landmarks: Tensor | None
+    ) -> Tensor:
+        """How well each identity of N×T suits its face: N×T, the more the better.
+
+        They are tried at half the frame's side and, where that is fast, in bfloat16.
+        """
+        dlib, kind, side = models.recognizer("dlib"), models.device.type, EmbeddingNet.SIDE
+        cover = small(faces, side)
+        points = None if landmarks is None else scaled(landmarks, faces.shape[-1], side)
+        scores = []
+        with torch.autocast(kind, torch.bfloat16, enabled=fast_bf16(kind)):
+            own, before = dlib.embed(cover, points), models.landmarks(cover)
+            for identities in drawn.T:
+                made = self._embedded(cover, identities, models)
+                distance = dlib.distance(own, dlib.embed(made, points))
+                unlike = dlib.distance(own, models.identities("dlib")[identities])
+                moved = displacement(before, models.landmarks(made), side).mean(1)
+                shown = CHANGE * models.perceptual(cover, made) + UNLIKE * unlike + MOVED * moved
+                shown = shown + BEARD * _upper_lip(cover - made, points).relu()
+                scores.append((distance.clamp_max(FAR) - shown).float().cpu())
+        return torch.stack(scores, 1)
 
     def _fixed(self, count: int, models: "Models") -> Tensor:
         known = len(models.identities("dlib"))
@@ -146,7 +181,3 @@ def _upper_lip(change: Tensor, landmarks: Tensor | None) -> Tensor:
         area = one[:, rows, columns]
         means.append(area.mean() if area.numel() else one.new_zeros(()))
     return torch.stack(means)
-
-
-def _facts(chosen: Tensor) -> tuple[dict[str, int], ...]:
-    return tuple({"identity": int(i)} for i in chosen)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from facedeid.errors import OptionError
 from facedeid.inversion import Detail, Inverted, invert, refined, tuned
-from facedeid.losses import mse, perceptual, ssim
+from facedeid.losses import displacement, mse, perceptual, ssim
 from facedeid.methods.adversarial import Adversarial, check_gradients, number, together
 from facedeid.methods.base import Deidentified
 from facedeid.models import Recognizer
@@ -19,6 +19,7 @@ from facedeid.optimize import Problem, State, descend
 
 if TYPE_CHECKING:
     from facedeid.models import Models
+    from facedeid.nets.landmark_net import LandmarkNet
     from facedeid.nets.lpips import Lpips
     from facedeid.nets.style_pair import LatentPair
 
@@ -98,6 +99,10 @@ class Perturbation(Problem):
     """Share kept of what the generator could not draw (with detail "kept")."""
     space: Space = "all"
     """`likely`: codes stay where the pair's prior finds faces."""
+    landmarks: "LandmarkNet | None" = None
+    """Places the landmarks whose displacement is one more attribute loss."""
+    expression: float = 1.0
+    """What its sign weighs beside those of the others."""
     bf16: bool = False
     """Decode in bfloat16: about twice as fast where the machine has it (`nets.speed`)."""
     history: list[list[tuple[float, float]]] = field(init=False)
@@ -105,12 +110,17 @@ class Perturbation(Problem):
     best: Tensor = field(init=False)
     farthest: Tensor = field(init=False)
     """L_I of `best`."""
+    placed: Tensor = field(init=False)
+    """Landmarks of the faces as they were, where the network is given."""
 
     def __post_init__(self) -> None:
         count = len(self.found.codes)
         self.history = [[] for _ in range(count)]
         self.best = self.found.codes.clone()
         self.farthest = torch.full((count,), -1.0, device=self.best.device)
+        if self.landmarks is not None:
+            with torch.no_grad():
+                self.placed = self.landmarks(self.found.cover)
 
     def apart(self, shown: Tensor, rows: Tensor) -> Tensor:
         """L_I per recogniser and face, K×N."""
@@ -118,13 +128,18 @@ class Perturbation(Problem):
         pairs = zip(self.judges, self.own, strict=True)
         return torch.stack([1 - (j.unit(shown, points) * own[rows]).sum(1) for j, own in pairs])
 
-    def attributes(self, shown: Tensor, cover: Tensor) -> list[Tensor]:
-        """Eq. 4: MSE, perceptual distance, 1 - SSIM, each N."""
-        return [
+    def attributes(self, shown: Tensor, rows: Tensor) -> list[Tensor]:
+        """Eq. 4: MSE, perceptual distance, 1 - SSIM, each N; and how far landmarks have moved."""
+        cover = self.found.cover[rows]
+        losses = [
             mse(shown, cover),
             perceptual(self.distance, shown, cover),
             1 - ssim(shown, cover),
         ]
+        if self.landmarks is not None:
+            moved = displacement(self.placed[rows], self.landmarks(shown), shown.shape[-1])
+            losses.append(moved.mean(1) / 256)
+        return losses
 
     def gradients(self, x: Tensor, rows: Tensor, i: int) -> Tensor:
         """1×N×L×D. One decoding, and its graph once for each loss; pixels' gradients come first, so
@@ -137,13 +152,15 @@ class Perturbation(Problem):
             if i % (1 + self.inner) == 0:
                 apart = self.apart(shown, rows)
                 loss = -apart.mean(0).sum()
-                self._note(x, shown.detach(), apart.detach().amin(0), rows, part)
+                self._note(x, shown.detach(), apart.detach().amin(0), rows)
                 return torch.autograd.grad(loss, leaf)[0][None]
             seen = shown.detach().requires_grad_()
             total = torch.zeros_like(x)
-            for loss in self.attributes(seen, part.cover):
+            weights = (1.0, 1.0, 1.0, self.expression)
+            for weight, loss in zip(weights, self.attributes(seen, rows), strict=False):
                 (pixels,) = torch.autograd.grad(loss.sum(), seen)
-                total += torch.autograd.grad(shown, leaf, pixels, retain_graph=True)[0].sign()
+                sign = torch.autograd.grad(shown, leaf, pixels, retain_graph=True)[0].sign()
+                total += weight * sign
         return total[None]
 
     def decoded(self, codes: Tensor) -> Tensor:
@@ -152,9 +169,9 @@ class Perturbation(Problem):
             return self.pair.decode(codes).float()
 
     @torch.no_grad()
-    def _note(self, x: Tensor, shown: Tensor, apart: Tensor, rows: Tensor, part: Inverted) -> None:
+    def _note(self, x: Tensor, shown: Tensor, apart: Tensor, rows: Tensor) -> None:
         """History, and the best code so far: the first that passes τ, else the farthest."""
-        losses = torch.stack(self.attributes(shown, part.cover)).sum(0)
+        losses = torch.stack(self.attributes(shown, rows)).sum(0)
         for row, far, loss in zip(rows.tolist(), apart.tolist(), losses.tolist(), strict=True):
             self.history[row].append((round(far, 4), round(loss, 4)))
         better = apart > self.farthest[rows]
@@ -192,12 +209,13 @@ class Fsap(Adversarial):
 
     Beyond the paper: `space` "likely" takes every step to where the pair's prior finds faces
     (`StylePair.likely`), so that it becomes somebody else instead of a pattern that one recogniser
-    misreads; `detail` "kept" (see `facedeid.inversion`) with the share `residue` of what the
-    generator cannot draw (less looks softer and hides more); `momentum`, several recognisers,
-    `refine` steps of latent optimisation and `tune` of pivotal tuning before, `pair` "psp" for the
-    published networks, which have no prior (all of W+ is open there). Step sizes are in units of
-    the codes; the defaults suit "likely". The paper's setting: iterations 100, inner 6,
-    identity_step 0.02, attribute_step 0.008, space "all", detail "none".
+    misreads; `expression` weighs a fourth attribute loss, how far landmarks move (0: without);
+    `detail` "kept" (see `facedeid.inversion`) with the share `residue` of what the generator cannot
+    draw (less looks softer and hides more); `momentum`, several recognisers, `refine` steps of
+    latent optimisation and `tune` of pivotal tuning before, `pair` "psp" for the published
+    networks, which have no prior (all of W+ is open there). Step sizes are in units of the codes;
+    the defaults suit "likely". The paper's setting: iterations 100, inner 6, identity_step 0.02,
+    attribute_step 0.008, expression 0, space "all", detail "none".
     """
 
     name: ClassVar[str] = "fsap"
@@ -213,6 +231,7 @@ class Fsap(Adversarial):
     detail: Detail = "kept"
     residue: float = 0.15
     space: Space = "likely"
+    expression: float = 3.0
     refine: int = 0
     tune: int = 0
     pair: str = "facedeid"
@@ -224,6 +243,7 @@ class Fsap(Adversarial):
         number("inner", self.inner, 0, 100)
         number("identity_step", self.identity_step, 0, 10)
         number("attribute_step", self.attribute_step, 0, 10)
+        number("expression", self.expression, 0, 100)
         number("residue", self.residue, 0, 1)
         number("momentum", self.momentum, 0, 1)
         number("refine", self.refine, 0, 100_000)
@@ -290,6 +310,8 @@ class Fsap(Adversarial):
             self.detail,
             self.residue,
             self.space,
+            models.landmarks if self.expression else None,
+            self.expression,
             fast_bf16(models.device.type),
         )
         rule = Steps(self.identity_step, self.attribute_step, inner, self.momentum)

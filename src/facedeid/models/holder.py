@@ -17,6 +17,7 @@ from facedeid.models.registry import JUDGES, RECOGNIZERS
 from facedeid.nets import load_official
 from facedeid.nets.aei import IdentityNet
 from facedeid.nets.hiding import EmbeddingNet
+from facedeid.nets.landmark_net import LandmarkNet
 from facedeid.nets.lpips import Lpips, lpips, lpips_state
 from facedeid.nets.private_encoder import PrivateEncoder
 from facedeid.nets.psp import PSp
@@ -81,6 +82,18 @@ class Models:
         """
         file = "facedeid-identity.safetensors"
         return self._frozen(IdentityNet(), file, torch.contiguous_format)  # for its instance norms
+
+    @cached_property
+    def landmarks(self) -> LandmarkNet:
+        """`facedeid-landmarks`: dlib's 68 points of aligned faces, differentiable.
+
+        N×3×S×S in [-1, 1] -> N×68×2 in pixels of that frame, but for the brows; for losses, no
+        detector.
+
+        Raises:
+            WeightsError: the installation is damaged.
+        """
+        return self._frozen(LandmarkNet(), "facedeid-landmarks.safetensors")
 
     def pair(self, name: str = "facedeid") -> LatentPair:
         """A generator and its encoder into W+: `facedeid`, which ships, or `psp` (the store's).

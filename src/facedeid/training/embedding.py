@@ -22,6 +22,7 @@ from facedeid.nets.lpips import Lpips
 from facedeid.random import stream
 from facedeid.training.data import Faces
 from facedeid.training.prepared import (
+    CAREFUL,
     Batch,
     Prepared,
     Rivals,
@@ -29,6 +30,7 @@ from facedeid.training.prepared import (
     alike,
     around,
     colour,
+    displaced,
     in_turn,
     lead,
     networks,
@@ -37,8 +39,6 @@ from facedeid.training.prepared import (
 )
 
 __all__ = ["EmbeddingRecipe", "EmbeddingTask"]
-
-EYES = (slice(36, 42), slice(42, 48))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class EmbeddingRecipe:
 
     steps: int = 5000
     batch: int = 12
-    lr: float = 1.2e-3
+    lr: float = 8e-4
     weight_decay: float = 0.01
     warmup: int = 100
     decay_from: float = 0.3
@@ -63,19 +63,25 @@ class EmbeddingRecipe:
     width: float = 0.5
     levels: int = 4
     limit: float = 0.4
-    identity: float = 6.0
+    identity: float = 14.0
     """Weight of both identity terms, mean over the recognisers."""
     perceptual: float = 3.0
-    structure: float = 2.0
+    structure: float = 3.0
     pixels: float = 4.0
-    """Weight of the squared change, five times that at the eyes (gaze)."""
-    colour: float = 30.0
+    """Weight of the squared change, five times that at the eyes (gaze) and the upper lip
+    (beards)."""
+    colour: float = 60.0
     """Weight of the squared change of colour beside brightness."""
     common: float = 100.0
     """Weight of the mean product of the changes of different faces."""
+    landmarks: float = 0.3
+    """Weight of a pixel (of the 256 frame) by which chin, nose, eyes and mouth move, by
+    `facedeid-landmarks`: expression, gaze and pose."""
     adversarial: float = 0.3
     adversary_from: int = 200
     """Step at which the adversary begins to weigh; after twice that it does in full."""
+    continued: bool = False
+    """Whether to begin with the network that ships instead of a new one."""
     lookalikes: int = 128
     """Synthetic identities to choose from: those most like the face, by dlib."""
     guides: tuple[str, ...] = CODED
@@ -112,6 +118,8 @@ class EmbeddingTask:
         self._held_out = None if held is None else _Photos.of(held, recipe, models)
         self.codes = identity_codes(models)
         net = EmbeddingNet(width=recipe.width, levels=recipe.levels, limit=recipe.limit)
+        if recipe.continued:
+            net.load_state_dict(models.embedding.state_dict())
         self.model: nn.Module = Rivals(net)
 
     def loss(self, model: Any, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -124,7 +132,7 @@ class EmbeddingTask:
         cover = batch.cover
         made = batch.within(model(cover, self.codes[target], strength).float())
         change = made - cover
-        eyes = 1 + 4 * around(batch.landmarks, cover.shape[-1], EYES).to(self.device)
+        careful = 1 + 4 * around(batch.landmarks, cover.shape[-1], CAREFUL).to(self.device)
 
         parts = {
             "identity": r.identity
@@ -138,9 +146,10 @@ class EmbeddingTask:
             ),
             "perceptual": r.perceptual * self.distance(cover, made).mean(),
             "structure": r.structure * (1 - ssim(cover, made)).mean(),
-            "pixels": r.pixels * (eyes * change.square()).mean(),
+            "pixels": r.pixels * (careful * change.square()).mean(),
             "colour": r.colour * colour(change).square().mean(),
             "common": r.common * alike(change),
+            "landmarks": r.landmarks * displaced(self.models, cover, made).mean(),
         }
         fooling, critic = adversarial(self.model.get_submodule("critic"), cover, made)
         parts["fooling"] = r.adversarial * ramp(step, r.adversary_from) * fooling
@@ -159,7 +168,7 @@ class EmbeddingTask:
             return {}
         random, n = stream(self.seed, "feature-embedding", "test"), min(96, len(self._held_out))
         rejected: dict[str, list[Tensor]] = {r.name: [] for r in self.guides}
-        costs: dict[str, list[Tensor]] = {"ssim": [], "perceptual": []}
+        costs: dict[str, list[Tensor]] = {"ssim": [], "perceptual": [], "moved": []}
         for _ in range(0, n, 12):
             batch, target = self._held_out.draw(12, random, self.device, plain=True)
             made = self._applied(model, batch, target)
@@ -169,6 +178,7 @@ class EmbeddingTask:
                 rejected[recognizer.name].append(far >= recognizer.threshold("best"))
             costs["ssim"].append(ssim(batch.cover, made))
             costs["perceptual"].append(self.distance(batch.cover, made))
+            costs["moved"].append(displaced(self.models, batch.cover, made))
         figures = {f"rejected {k}": torch.cat(v).float().mean().item() for k, v in rejected.items()}
         return figures | {k: torch.cat(v).mean().item() for k, v in costs.items()}
 

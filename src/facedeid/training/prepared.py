@@ -13,7 +13,7 @@ from torch.func import functional_call
 from facedeid.errors import FacedeidError, TrainingError
 from facedeid.faces import frame_masks
 from facedeid.landmarks import MIRRORED
-from facedeid.losses import away_from, towards
+from facedeid.losses import away_from, displacement, towards
 from facedeid.models import Models, Recognizer
 from facedeid.nets.lpips import Lpips, lpips, lpips_state
 from facedeid.nets.patch_discriminator import (
@@ -36,6 +36,7 @@ __all__ = [
     "alike",
     "around",
     "colour",
+    "displaced",
     "in_turn",
     "judged",
     "lead",
@@ -280,3 +281,10 @@ def alike(change: Tensor) -> Tensor:
 def colour(change: Tensor) -> Tensor:
     """What of a change N×3×H×W is not brightness."""
     return change - change.mean(1, keepdim=True)
+
+
+def displaced(models: Models, cover: Tensor, made: Tensor) -> Tensor:
+    """By how much chin, nose, eyes and mouth have moved, in pixels of the 256 frame: N×4."""
+    with torch.no_grad():
+        before = models.landmarks(cover)
+    return displacement(before, models.landmarks(made), cover.shape[-1])

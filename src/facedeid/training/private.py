@@ -38,6 +38,7 @@ from facedeid.training.prepared import (
     adversarial,
     around,
     colour,
+    displaced,
     in_turn,
     networks,
     ramp,
@@ -48,6 +49,8 @@ __all__ = ["PaperEncoderRecipe", "PrivateEncoderRecipe", "PrivateTask"]
 
 LEVELS = (0.0, 0.2, 0.4, 0.7, 1.0)
 """β of the figures on people held out and of the grid."""
+LEAST_LIKE = 0.5
+"""The adversary sees the faces of lower levels only: of the others it learns nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,7 @@ class PrivateEncoderRecipe:
     pair: ClassVar[str] = "facedeid"
     detail: ClassVar[Detail] = "kept"
 
-    steps: int = 1800
+    steps: int = 4400
     batch: int = 8
     lr: float = 7e-4
     weight_decay: float = 0.0
@@ -72,20 +75,26 @@ class PrivateEncoderRecipe:
     ema: float = 0.998
     beta: float = -1.0
     """The one level to train for; below 0: all of them, drawn anew for each face."""
-    floor: float = -0.1
+    floor: float = -0.45
     """Similarity that β = 0 asks of the guides: recognisers that are none see more of it."""
-    pixels: float = 2.0
+    pixels: float = 5.0
     """λ1, of the squared error."""
     perceptual: float = 2.0
     """λ2."""
-    identity: float = 5.0
+    identity: float = 14.0
     """λ3, of |similarity wanted - measured|, mean over the guides of a step."""
+    private: float = 2.0
+    """Times that identity counts more where β is 0."""
     structure: float = 1.0
     careful: float = 4.0
     """Times that the squared error counts more at the eyes and the upper lip."""
     colour: float = 10.0
+    shade: float = 30.0
+    """Of the squared change of 8×8 px means: faces must not turn pale, nor eyes into pits."""
     likely: float = 4.0
     """Of codes that the pair's prior would not draw: they make no faces, or one and the same."""
+    landmarks: float = 0.25
+    """Weight of a pixel (of the 256 frame) by which chin, nose, eyes and mouth move."""
     adversarial: float = 0.5
     adversary_from: int = 200
     guides: tuple[str, ...] = CODED
@@ -123,10 +132,13 @@ class PaperEncoderRecipe(PrivateEncoderRecipe):
     pixels: float = 1.0
     perceptual: float = 0.8
     identity: float = 0.1
+    private: float = 1.0
     structure: float = 0.0
     careful: float = 0.0
     colour: float = 0.0
+    shade: float = 0.0
     likely: float = 0.0
+    landmarks: float = 0.0
     adversarial: float = 0.0
     guides: tuple[str, ...] = field(default=("dlib",))
     """The paper's is ArcFace's IR-SE50 (`ir-se50`); dlib comes along, and is not used then."""
@@ -272,8 +284,15 @@ class PrivateTask:
             parts["structure"] = r.structure * (1 - ssim(cover, shown)).mean()
         if r.colour:
             parts["colour"] = r.colour * colour(moved).square().mean()
+        if r.shade:
+            parts["shade"] = r.shade * F.avg_pool2d(moved, 8).square().mean()
+        if r.landmarks:
+            moves = displaced(self.models, cover, shown.clamp(-1, 1))
+            parts["landmarks"] = r.landmarks * moves.mean()
         if r.adversarial:
-            fooling, critic = adversarial(self.model.get_submodule("critic"), cover, shown)
+            far = beta < max(LEAST_LIKE, float(beta.min()) + 1e-6)
+            critic_net = self.model.get_submodule("critic")
+            fooling, critic = adversarial(critic_net, cover[far], shown[far])
             parts["fooling"] = r.adversarial * ramp(step, r.adversary_from) * fooling
             parts["critic"] = critic
         loss = torch.stack(list(parts.values())).sum()
@@ -284,6 +303,7 @@ class PrivateTask:
     ) -> Tensor:
         """|wanted - measured|, mean over faces and the guides of the step."""
         wanted = self.recipe.floor + (1 - self.recipe.floor) * beta
+        weight = 1 + (self.recipe.private - 1) * (beta == 0)
         terms = []
         for guide in in_turn(self.guides, self.recipe.together, step):
             seen, points = shown, batch.landmarks
@@ -291,7 +311,7 @@ class PrivateTask:
                 seen, points = diverse(shown, random), jittered_landmarks(points, random)
             vectors = guide.embed(seen, points)
             found = self.similarity(guide, vectors, batch.own[guide.name])
-            terms.append((wanted - found).abs().mean())
+            terms.append((weight * (wanted - found).abs()).mean())
         return torch.stack(terms).mean()
 
     def finish(self, model: nn.Module) -> None:
@@ -320,6 +340,8 @@ class PrivateTask:
                     found.setdefault(f"rejected {name}", []).append(far.float())
                 found.setdefault(f"ssim {level:g}", []).append(ssim(batch.cover, shown))
                 found.setdefault(f"mse {level:g}", []).append(mse(batch.cover, shown) / 4)
+                moves = displaced(self.models, batch.cover, shown)
+                found.setdefault(f"moved {level:g}", []).append(moves.mean(1))
         return {name: torch.cat(values).mean().item() for name, values in found.items()}
 
     @torch.no_grad()

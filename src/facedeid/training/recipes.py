@@ -11,6 +11,7 @@ from facedeid.training.embedding import EmbeddingRecipe
 from facedeid.training.generator import GeneratorRecipe
 from facedeid.training.hanawa import HanawaRecipe
 from facedeid.training.identity import IdentityRecipe
+from facedeid.training.landmarks import LandmarksRecipe
 from facedeid.training.perceptual import PerceptualRecipe
 from facedeid.training.private import PaperEncoderRecipe, PrivateEncoderRecipe
 from facedeid.training.recognizer import RecognizerRecipe
@@ -21,6 +22,7 @@ __all__ = ["RECIPES", "AnyRecipe", "configured"]
 AnyRecipe = (
     RecognizerRecipe
     | PerceptualRecipe
+    | LandmarksRecipe
     | EmbeddingRecipe
     | HanawaRecipe
     | IdentityRecipe
@@ -35,6 +37,7 @@ AnyRecipe = (
 RECIPES: Mapping[str, type[AnyRecipe]] = {
     "recognizer": RecognizerRecipe,
     "perceptual": PerceptualRecipe,
+    "landmarks": LandmarksRecipe,
     "feature-embedding": EmbeddingRecipe,
     "feature-embedding-paper": HanawaRecipe,
     "identity-dp": IdentityRecipe,

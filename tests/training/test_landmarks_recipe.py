@@ -1,0 +1,59 @@
+"""The landmark network: its recipe on two people's portraits, and what ships on real faces."""
+
+import json
+
+import pytest
+import torch
+
+from facedeid.faces import align, detect, frame
+from facedeid.losses import displacement
+from facedeid.models import Models
+from facedeid.training.data import load_faces
+from facedeid.training.loop import Options, train
+from facedeid.training.recipes import configured
+
+
+def test_it_learns_where_features_are(photos, tmp_path):
+    recipe = configured(
+        "landmarks", ["steps=60", "batch=8", "lr=0.003", "changed=4", "warmup=5", "ema=0.5"]
+    )
+    task = recipe.task(load_faces([photos], size=256), [], tmp_path, torch.device("cpu"), 3)
+    options = Options(out=tmp_path, seed=3, log_every=1, bf16=False)
+    outcome = train(recipe, task, options, say=lambda _: None)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    assert {"chin", "changed nose", "displacement mouth"} <= set(outcome.figures)
+    assert (tmp_path / "changed.pt").exists()
+    again = recipe.task(load_faces([photos], size=256), [], tmp_path, torch.device("cpu"), 3)
+    assert torch.equal(again.training.landmarks, task.training.landmarks)
+
+
+@pytest.mark.parametrize("name", ["astronaut", "hopper"])
+@pytest.mark.parametrize("side", [128, 256])
+def test_what_ships_places_points_as_dlib_does(name, side, request):
+    rgb = request.getfixturevalue(name)
+    face = detect(rgb)[0]
+    place = frame(face, side)
+    found = Models().landmarks(align(rgb, place)[None])
+    truth = torch.from_numpy(place.to_frame(face.landmarks)[None]).float()
+    assert found.shape == (1, 68, 2)
+    assert (displacement(truth, found, side) < 4).all()
+
+
+def test_its_points_follow_the_face_and_pull_it_back(astronaut):
+    place = frame(detect(astronaut)[0], 128)
+    face, net = align(astronaut, place)[None], Models().landmarks
+    lower = torch.roll(face, 3, 2)
+    with torch.no_grad():
+        before, after = net(face), net(lower)
+    shift = (after - before).mean(1)[0]
+    assert abs(shift[0].item()) < 1
+    assert 2 < shift[1].item() < 4
+    lower.requires_grad_()
+    distance = displacement(before, net(lower), 128).mean()
+    (gradient,) = torch.autograd.grad(distance, lower)
+    step = 0.1 * gradient / gradient.abs().max()
+    with torch.no_grad():
+        closer = displacement(before, net(lower - step), 128).mean()
+    assert closer < distance
