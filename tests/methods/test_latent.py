@@ -122,7 +122,7 @@ def test_fsap_stops_at_the_first_picture_beyond_tau(portraits):
 
 
 def test_keeping_attributes_costs_less_picture_for_as_much_identity(portraits):
-    options = {"tau": 0.3, "identity_step": 0.05, "iterations": 40, **FREE}
+    options = {"tau": 0.3, "identity_step": 0.05, "iterations": 40, "expression": 0, **FREE}
     both = applied(create("fsap", inner=6, attribute_step=0.02, **options), portraits)
     alone = applied(create("fsap", mode="id-only", **options), portraits)
     assert all(f["converged"] for f in (*both.facts, *alone.facts))
