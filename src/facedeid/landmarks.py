@@ -10,6 +10,7 @@ __all__ = [
     "BROWS",
     "CHIN",
     "EYES",
+    "FACE_BOX",
     "FIVE_POINTS",
     "MEAN_FACE",
     "MIRRORED",
@@ -42,6 +43,10 @@ MIRRORED: tuple[int, ...] = (
     *(54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65),
 )
 """Landmark i of a mirrored picture is landmark MIRRORED[i] of the picture."""
+
+FACE_BOX = (0.1975, 0.294, 0.7985, 0.895)
+"""Where HOG finds the face of the canonical frame, by the median over 146 faces: left, top, right,
+bottom, in sides of the frame."""
 
 MEAN_FACE: NDArray[np.float64] = np.array(
     [

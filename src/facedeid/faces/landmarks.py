@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from facedeid.errors import OptionError
 from facedeid.faces.detection import dlib_model, finder, scan
 from facedeid.faces.resampling import reflected, warp
-from facedeid.landmarks import MEAN_FACE
+from facedeid.landmarks import FACE_BOX, MEAN_FACE
 
 __all__ = ["Face", "detect", "faces_from_boxes", "from_landmarks"]
 
@@ -241,6 +241,5 @@ def _nudged(
     return np.concatenate([centre - side * larger / 2, centre + side * larger / 2])
 
 
-_MEAN_FACE = (MEAN_FACE - (0.1975, 0.294)) / 0.601
-"""The mean face in units of a HOG box: where that box lies in the canonical frame, by the median
-over 146 faces."""
+_MEAN_FACE = (MEAN_FACE - FACE_BOX[:2]) / (FACE_BOX[2] - FACE_BOX[0])
+"""The mean face in units of a HOG box."""

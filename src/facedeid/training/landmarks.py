@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from facedeid.errors import TrainingError
 from facedeid.faces import faces_from_boxes, frame_masks
-from facedeid.landmarks import CHIN, EYES, MIRRORED, MOUTH, NOSE
+from facedeid.landmarks import CHIN, EYES, FACE_BOX, MIRRORED, MOUTH, NOSE
 from facedeid.losses import displacement
 from facedeid.methods.embedding import FeatureEmbedding
 from facedeid.methods.identity import IdentityDp
@@ -34,9 +34,6 @@ __all__ = ["LandmarksRecipe", "LandmarksTask"]
 
 PARTS: Mapping[str, tuple[int, ...]] = {"chin": CHIN, "nose": NOSE, "eyes": EYES, "mouth": MOUTH}
 SIDE = LandmarkNet.SIDE
-BOX = (0.1975, 0.294, 0.7985, 0.895)
-"""Where HOG finds the face of the canonical frame (`facedeid.faces.landmarks`), in its sides."""
-
 TOGETHER = 16
 """Faces changed by the same method and strength."""
 
@@ -110,8 +107,8 @@ class LandmarksTask:
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Of people held out, in pixels of the 256 frame: distances to dlib's points on photos and
-        on changed ones, and how well the displacement between them is told (correlation of the
-        mean displacements of faces' parts).
+        on changed ones, and how well the displacement between them is told (correlation over x and
+        y of every point).
         """
         if self._held_out is None:
             return {}
@@ -210,7 +207,7 @@ def _made(cover: Tensor, landmarks: Tensor, models: Models, random: torch.Genera
 
 def _placed(rgb8: NDArray[np.uint8]) -> NDArray[np.float32]:
     """dlib's points of an aligned face."""
-    face = faces_from_boxes(rgb8, [np.array(BOX) * rgb8.shape[0]])[0]
+    face = faces_from_boxes(rgb8, [np.array(FACE_BOX) * rgb8.shape[0]])[0]
     return np.asarray(face.landmarks, np.float32)
 
 
