@@ -16,6 +16,7 @@ __all__ = [
     "MIRRORED",
     "MOUTH",
     "NOSE",
+    "PARTS",
     "similarity",
 ]
 
@@ -24,6 +25,9 @@ BROWS = tuple(range(17, 27))
 NOSE = tuple(range(27, 36))
 EYES = tuple(range(36, 48))
 MOUTH = tuple(range(48, 68))
+
+PARTS = {"chin": CHIN, "nose": NOSE, "eyes": EYES, "mouth": MOUTH}
+"""Those whose displacement is measured; the brows are not."""
 
 FIVE_POINTS: tuple[tuple[int, ...], ...] = (
     tuple(range(36, 42)),

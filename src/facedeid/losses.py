@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from facedeid.errors import OptionError
-from facedeid.landmarks import CHIN, EYES, MOUTH, NOSE
+from facedeid.landmarks import PARTS
 
 __all__ = [
     "away_from",
@@ -84,7 +84,7 @@ def displacement(before: Tensor, after: Tensor, side: int) -> Tensor:
         side: of that frame.
     """
     apart = (after - before).norm(dim=-1) * (256 / side)
-    return torch.stack([apart[:, list(p)].mean(1) for p in (CHIN, NOSE, EYES, MOUTH)], 1)
+    return torch.stack([apart[:, list(p)].mean(1) for p in PARTS.values()], 1)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

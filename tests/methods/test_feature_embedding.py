@@ -72,16 +72,17 @@ def test_of_several_tries_one_is_kept_that_is_far_and_changes_little(portrait):
     place = frame(face, 256)
     crops = align(portrait, place)[None].expand(6, -1, -1, -1).contiguous()
     points = torch.from_numpy(place.to_frame(face.landmarks)).float()[None].expand(6, -1, -1)
-    dlib, worth = MODELS.recognizer("dlib"), []
-    for tries in (1, 8):
+    dlib, distances, worth = MODELS.recognizer("dlib"), [], []
+    for tries in (1, 6):
         random = [stream(i, "tries") for i in range(6)]
-        made = create("feature-embedding", tries=tries)(
-            crops, MODELS, random=random, landmarks=points
-        ).faces
-        far = dlib.distance(dlib.embed(crops, points), dlib.embed(made, points))
-        assert (far > dlib.threshold("library")).all() or tries == 1
-        worth.append((far.clamp_max(FAR) - CHANGE * MODELS.perceptual(crops, made)).mean())
-    assert worth[1] > worth[0] - 0.02
+        method = create("feature-embedding", tries=tries)
+        made = method(crops, MODELS, random=random, landmarks=points).faces
+        distances.append(dlib.distance(dlib.embed(crops, points), dlib.embed(made, points)))
+        change = MODELS.perceptual(crops, made)
+        worth.append((distances[-1].clamp_max(FAR) - CHANGE * change).mean())
+    assert (distances[1] > dlib.threshold("library") + 0.05).all()
+    assert distances[1].mean() > distances[0].mean() + 0.01
+    assert worth[1] > worth[0] + 0.01
 
 
 def test_an_album_shows_a_person_as_the_same_synthetic_one(hopper, astronaut):

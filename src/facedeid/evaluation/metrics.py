@@ -18,7 +18,7 @@ from torch import Tensor
 
 from facedeid import losses
 from facedeid.errors import OptionError
-from facedeid.landmarks import CHIN, EYES, MOUTH, NOSE
+from facedeid.landmarks import PARTS
 from facedeid.models import Metric
 
 __all__ = [
@@ -143,8 +143,7 @@ def landmark_displacement(before: ArrayLike, after: ArrayLike) -> Displacement:
     if any(x.shape != (68, 2) or not np.isfinite(x).all() for x in points):
         raise OptionError(f"landmarks must be 68×2 finite numbers, got {[x.shape for x in points]}")
     moved = np.linalg.norm(points[0] - points[1], axis=1)
-    parts = {"chin": CHIN, "nose": NOSE, "eyes": EYES, "mouth": MOUTH}
-    return Displacement(**{name: float(moved[list(part)].mean()) for name, part in parts.items()})
+    return Displacement(**{name: float(moved[list(part)].mean()) for name, part in PARTS.items()})
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from facedeid.evaluation.shelf import Shelf
 from facedeid.evaluation.tables import Cell, Estimate
 from facedeid.evaluation.views import Views
 from facedeid.faces import align, frame
+from facedeid.landmarks import PARTS
 from facedeid.models import Models
 from facedeid.nets.lpips import Lpips, lpips, lpips_state
 from facedeid.weights.loading import load_state
@@ -27,7 +28,6 @@ from facedeid.weights.local import sha256_of
 
 __all__ = ["COLUMNS", "Perceptual", "Quality", "load_lpips", "quality"]
 
-PARTS = ("chin", "nose", "eyes", "mouth")
 COLUMNS = ("SSIM", "PSNR", "MSE", "facedeid-lpips", "LPIPS", *PARTS)
 """Of a row per photo. SSIM, PSNR (dB) and MSE (on [0, 1]) are of the face's box grown by 1.2, the
 two perceptual distances of the canonical frame at 256 px, and so many pixels of that frame the

@@ -92,7 +92,7 @@ class FeatureEmbedding(Method):
         random: Sequence[torch.Generator],
         landmarks: Tensor | None,
     ) -> Deidentified:
-        """One forward pass a try; the facts name the synthetic identity of each face."""
+        """A forward pass a try and one for what is kept; the facts name each face's identity."""
         batch = faces.to(models.device, memory_format=torch.channels_last)
         chosen = (
             self._chosen(batch, models, random, landmarks)

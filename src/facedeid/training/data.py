@@ -22,9 +22,9 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from facedeid.errors import TrainingError
-from facedeid.landmarks import MEAN_FACE
+from facedeid.landmarks import MEAN_FACE, MIRRORED
 
-__all__ = ["Faces", "is_held_out", "load_faces"]
+__all__ = ["Faces", "is_held_out", "load_faces", "mirrored"]
 
 T = TypeVar("T")
 
@@ -60,6 +60,13 @@ class Faces:
             )
         keys = tuple(self.keys[i] for i in chosen)
         return Faces(self.images[chosen], self.landmarks[chosen], keys)
+
+
+def mirrored(points: Tensor, flip: Tensor, side: int) -> Tensor:
+    """Landmarks N×68×2 of pictures of which those in `flip` (N booleans) are mirrored."""
+    turned = points[:, list(MIRRORED)].clone()
+    turned[..., 0] = side - 1 - turned[..., 0]
+    return torch.where(flip[:, None, None], turned, points)
 
 
 def is_held_out(key: str) -> bool:

@@ -21,14 +21,13 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from facedeid.errors import FacedeidError, TrainingError
-from facedeid.landmarks import MIRRORED
 from facedeid.losses import cosine, mse, ssim
 from facedeid.models import Models, Recognizer
 from facedeid.nets.hiding import HidingConfig, HidingNet
 from facedeid.nets.lpips import Lpips, lpips, lpips_state
 from facedeid.nets.vgg import Vgg19, vgg19
 from facedeid.random import stream
-from facedeid.training.data import SUFFIXES, Faces, is_held_out, load_faces
+from facedeid.training.data import SUFFIXES, Faces, is_held_out, load_faces, mirrored
 from facedeid.weights import locate
 from facedeid.weights.loading import load_state
 
@@ -373,9 +372,9 @@ class HanawaTask:
             chosen = source.draw(self.people[rows], random)
             other = self._seen(source.images[chosen], flip[1])
             if source.landmarks is not None:
-                other_points = _mirrored(source.landmarks[chosen], flip[1], side)
+                other_points = mirrored(source.landmarks[chosen], flip[1], side)
         cover = self._seen(self.faces.images[rows], flip[0])
-        points = _mirrored(self.faces.landmarks[rows], flip[0], side)
+        points = mirrored(self.faces.landmarks[rows], flip[0], side)
         return _Batch(cover, points, other, other_points)
 
     def _seen(self, images: Tensor, flip: Tensor) -> Tensor:
@@ -493,12 +492,6 @@ def _rows(chosen: Tensor, what: str) -> Tensor:
 def _numbers(terms: Mapping[str, Tensor]) -> dict[str, float]:
     values = torch.stack([term.detach() for term in terms.values()]).tolist()
     return dict(zip(terms, values, strict=True))
-
-
-def _mirrored(points: Tensor, flip: Tensor, side: int) -> Tensor:
-    turned = points[:, list(MIRRORED)].clone()
-    turned[..., 0] = side - 1 - turned[..., 0]
-    return torch.where(flip[:, None, None], turned, points)
 
 
 def _objects(folder: Path, side: int) -> Tensor:

@@ -18,21 +18,22 @@ from torch import Tensor, nn
 
 from facedeid.errors import TrainingError
 from facedeid.faces import faces_from_boxes, frame_masks
-from facedeid.landmarks import CHIN, EYES, FACE_BOX, MIRRORED, MOUTH, NOSE
+from facedeid.inversion import scaled
+from facedeid.landmarks import FACE_BOX, PARTS
 from facedeid.losses import displacement
 from facedeid.methods.embedding import FeatureEmbedding
 from facedeid.methods.identity import IdentityDp
 from facedeid.methods.private import PrivateEncoding
 from facedeid.models import Models
 from facedeid.nets.landmark_net import LandmarkNet
+from facedeid.nets.residual import small
 from facedeid.random import stream
-from facedeid.training.data import Faces
+from facedeid.training.data import Faces, mirrored
 from facedeid.training.degrade import blurred, coloured, compressed, shrunk
 from facedeid.training.prepared import CHUNK
 
 __all__ = ["LandmarksRecipe", "LandmarksTask"]
 
-PARTS: Mapping[str, tuple[int, ...]] = {"chin": CHIN, "nose": NOSE, "eyes": EYES, "mouth": MOUTH}
 SIDE = LandmarkNet.SIDE
 TOGETHER = 16
 """Faces changed by the same method and strength."""
@@ -150,11 +151,9 @@ class LandmarksTask:
 
 def _reduced(faces: Faces) -> Faces:
     """Photos and points at the network's side."""
-    whole = faces.images.shape[-1]
     chunks = torch.split(faces.images, CHUNK)
-    small = [F.interpolate(c.float(), (SIDE, SIDE), mode="area").round().byte() for c in chunks]
-    points = (faces.landmarks + 0.5) * (SIDE / whole) - 0.5
-    return Faces(torch.cat(small), points, faces.keys)
+    images = torch.cat([small(c.float(), SIDE).round().byte() for c in chunks])
+    return Faces(images, scaled(faces.landmarks, faces.images.shape[-1], SIDE), faces.keys)
 
 
 def _joined(one: Faces, other: Faces) -> Faces:
@@ -215,11 +214,8 @@ def _jittered(images: Tensor, points: Tensor, random: torch.Generator) -> tuple[
     """Pictures and their points, mirrored now and then, a little turned, scaled and shifted."""
     count, side = len(images), images.shape[-1]
     flip = torch.rand(count, generator=random) < 0.5
-    images, points = images.clone(), points.clone()
-    images[flip] = images[flip].flip(-1)
-    turned = points[flip][:, list(MIRRORED)]
-    turned[..., 0] = side - 1 - turned[..., 0]
-    points[flip] = turned
+    images = torch.where(flip[:, None, None, None], images.flip(-1), images)
+    points = mirrored(points, flip, side)
     angle = torch.randn(count, generator=random) * 0.05
     zoom = 1 + torch.randn(count, generator=random) * 0.04
     shift = torch.randn(count, 2, generator=random) * 0.03

@@ -12,7 +12,6 @@ from torch.func import functional_call
 
 from facedeid.errors import FacedeidError, TrainingError
 from facedeid.faces import frame_masks
-from facedeid.landmarks import MIRRORED
 from facedeid.losses import away_from, displacement, towards
 from facedeid.models import Models, Recognizer
 from facedeid.nets.lpips import Lpips, lpips, lpips_state
@@ -22,7 +21,7 @@ from facedeid.nets.patch_discriminator import (
     hinge_generator,
     hinge_real,
 )
-from facedeid.training.data import Faces
+from facedeid.training.data import Faces, mirrored
 from facedeid.training.degrade import blurred, coloured, shrunk
 from facedeid.training.diversity import diverse, jittered_landmarks
 
@@ -178,13 +177,11 @@ class Prepared:
         """Some photos, mirrored, relit and blurred now and then unless `plain`."""
         rows = torch.randint(len(self.faces), (count,), generator=random)
         images = self.faces.images[rows].float()
-        points, masks = self.faces.landmarks[rows].clone(), self.masks[rows].float() / 255
+        points, masks = self.faces.landmarks[rows], self.masks[rows].float() / 255
         if not plain:
             flip = torch.rand(count, generator=random) < 0.5
             images[flip], masks[flip] = images[flip].flip(-1), masks[flip].flip(-1)
-            turned = points[flip][:, list(MIRRORED)]
-            turned[..., 0] = images.shape[-1] - 1 - turned[..., 0]
-            points[flip] = turned
+            points = mirrored(points, flip, images.shape[-1])
             images = coloured(images, random, share=0.3)
             images = shrunk(images, random, share=0.15, sides=(48, 100))
             images = blurred(images, random, share=0.1, sigma=(0.5, 1.2))

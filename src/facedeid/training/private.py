@@ -50,7 +50,8 @@ __all__ = ["PaperEncoderRecipe", "PrivateEncoderRecipe", "PrivateTask"]
 LEVELS = (0.0, 0.2, 0.4, 0.7, 1.0)
 """β of the figures on people held out and of the grid."""
 LEAST_LIKE = 0.5
-"""The adversary sees the faces of lower levels only: of the others it learns nothing."""
+"""The adversary sees the faces of lower levels only (of a batch without any, of its lowest): of the
+others it learns nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
