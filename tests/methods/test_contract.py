@@ -81,6 +81,20 @@ def test_shape_and_range_are_kept_and_the_face_changes(
 
 
 @every_method
+def test_a_grey_face_stays_grey_where_it_is_changed(
+    method: Method, faces: tuple[Tensor, Tensor]
+) -> None:
+    if method.carry != "change":
+        pytest.skip("this method replaces pixels")
+    crops, points = faces[0].clone(), faces[1]
+    crops[1] = crops[1].mean(0, keepdim=True)
+    made = method(crops, MODELS, random=streams(3), landmarks=points).faces
+    assert (made[1] - made[1].mean(0)).abs().max() < 1e-5
+    assert (made[1] - crops[1]).abs().mean() > 0.005
+    assert (made[0] - made[0].mean(0)).abs().mean() > 0.05
+
+
+@every_method
 def test_the_batch_size_changes_nothing(method: Method, faces: tuple[Tensor, Tensor]) -> None:
     crops, points = faces
     together = method(crops, MODELS, random=streams(3), landmarks=points).faces

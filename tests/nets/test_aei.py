@@ -6,7 +6,14 @@ from seedweights import fill, tensor, value
 from torch.nn import functional as F
 
 from facedeid.errors import OptionError, WeightsError
-from facedeid.nets.aei import AEIConfig, AEINet, FusionGenerator, IdentityNet, _Block
+from facedeid.nets.aei import (
+    AdaptiveAttention,
+    AEIConfig,
+    AEINet,
+    FusionGenerator,
+    IdentityNet,
+    _Block,
+)
 from facedeid.nets.aei_layouts import _RENAME, CONFIGS, load_aei, official_keys, part
 
 LAYOUTS = [
@@ -231,3 +238,15 @@ class TestIdentityNet:
         net = fill(self.net())
         maps = net.attributes(tensor("faces", (2, 3, 256, 256)))
         assert [m.shape[-1] for m in maps] == [2, 4, 8, 16, 32, 64]
+
+
+def test_attention_mixes_what_autocast_leaves_in_two_precisions():
+    """On GPUs normalisation gives float32 and convolutions bfloat16."""
+    block = AdaptiveAttention(TINY, 8, 4)
+    block.norm = torch.nn.Identity()
+    h, attributes = torch.randn(2, 8, 4, 4), torch.randn(2, 4, 4, 4)
+    identity = torch.randn(2, 16)
+    plain = block(h, attributes, identity)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = block(h, attributes, identity)
+    torch.testing.assert_close(mixed.float(), plain, atol=0.05, rtol=0.05)

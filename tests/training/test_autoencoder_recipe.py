@@ -98,7 +98,7 @@ def test_some_faces_are_drawn_from_the_mean_of_their_styles(photos, tmp_path):
     contest = task.model.eval()
     faces = torch.rand(4, 3, 128, 128)
     with torch.no_grad():
-        made, codes = contest(faces, 2, None)
+        made, codes = contest(faces, 2, None, None)
         mean = contest.pair.decode(codes.mean(1))
         full = contest.pair.decode(codes)
     assert torch.allclose(made[:2], mean[:2], atol=1e-4)
@@ -134,14 +134,51 @@ def test_the_gan_adapts_its_augmentation_and_pays_the_penalty_now_and_then(gan):
     out, outcome, task = gan
     steps = [row for row in rows(out) if "fooling" in row]
     assert outcome.finished
-    assert task.p == pytest.approx(2 * 4 * 4 / 200)  # surer than the target: up, twice
+    assert task.chance.p == pytest.approx(2 * 4 * 4 / 200)  # surer than the target: up, twice
     assert "r1" in steps[0]
     assert "r1" not in steps[1]
     assert "frechet over facedeid-mobile" in outcome.figures
     held = task.state()
     task.restore({"p": 0.3, "sure": []})
-    assert task.p == 0.3
+    assert task.chance.p == 0.3
     task.restore(held)
+
+
+@pytest.fixture(scope="module")
+def joint(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("joint")
+    settings = [*SMALL, "steps=10", "adversary_from=8", "horizon=200", "target=-1.5"]
+    recipe = configured("joint", settings)
+    task = recipe.task(load_faces([photos], size=128), [], out, CPU, 3)
+    options = Options(out=out, seed=3, log_every=1, bf16=False)
+    return out, train(recipe, task, options, say=lambda _: None), task
+
+
+def test_pair_and_gan_learn_at_once(joint):
+    out, outcome, task = joint
+    steps = [row for row in rows(out) if "likeness" in row]
+    assert outcome.finished
+    assert {"sample fooling", "sample real", "sample made", "inverse"} <= set(steps[0])
+    assert "sample r1" in steps[0]
+    assert "sample r1" not in steps[1]
+    assert "critic" not in steps[7]
+    assert "critic" in steps[9]
+    assert steps[-1]["likeness"] < steps[0]["likeness"]
+    assert task.chance.p == pytest.approx(2 * 4 * 4 / 200)
+
+
+def test_the_joint_pair_keeps_the_mapping_network_that_learned_and_no_critic(joint):
+    out, _, task = joint
+    state = load_file(out / "joint.safetensors")
+    assert all(key.startswith("pair.") for key in state)
+    learned = task.model.pair.generator.style.state_dict()
+    for key, value in learned.items():  # averaged, not fitted anew
+        kept = state[f"pair.generator.style.{key}"].float()
+        assert (kept - value).abs().mean() < 0.01 * value.abs().mean() + 0.05
+    pair = StylePair()
+    load_official(pair, {k.removeprefix("pair."): v.float() for k, v in state.items()})
+    mean = pair.generator.mean_latent(random=stream(0, "mean latent"))[0]
+    assert torch.allclose(pair.centre, mean, atol=1e-2)
 
 
 def test_augmentation_leaves_alone_what_chance_does_not_touch():

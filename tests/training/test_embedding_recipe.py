@@ -17,6 +17,7 @@ from facedeid.random import stream
 from facedeid.training.data import load_faces
 from facedeid.training.diversity import diverse, jittered_landmarks
 from facedeid.training.loop import Options, train
+from facedeid.training.prepared import Rivals, shade
 from facedeid.training.recipes import configured
 
 CPU = torch.device("cpu")
@@ -76,11 +77,40 @@ def test_a_step_depends_on_seed_and_step_alone(photos, tmp_path):
     assert not torch.equal(one, tasks[0].loss(tasks[0].model, 6)[0])
 
 
+def test_a_thorough_adversary_is_larger_and_is_not_exported_either(photos, tmp_path):
+    recipe = configured("feature-embedding", [*SMALL, "steps=1", "thorough=true"])
+    _, task = run(recipe, photos, tmp_path)
+    plain = Rivals(torch.nn.Identity()).critic
+    sizes = [sum(p.numel() for p in net.parameters()) for net in (plain, task.model.critic)]
+    assert sizes[1] > 9 * sizes[0]
+    assert not any("critic" in key for key in load_file(tmp_path / "feature-embedding.safetensors"))
+
+
+def test_shade_counts_what_is_as_wide_as_a_blotch():
+    fine = torch.tensor([1.0, -1.0]).repeat(16).expand(1, 3, 32, 32)
+    assert shade(fine) == 0
+    assert shade(0.5 * torch.ones(1, 3, 32, 32)) == pytest.approx(0.25)
+
+
 def test_it_may_begin_with_the_network_that_ships(photos, tmp_path):
     recipe = configured("feature-embedding", ['guides=["dlib"]', "continued=true"])
     task = recipe.task(load_faces([photos], size=64), [], tmp_path, CPU, 3)
     shipped = Models().embedding.state_dict()
     assert all(torch.equal(shipped[k], v) for k, v in task.model.net.state_dict().items())
+
+
+@pytest.mark.parametrize("how", ["tile", "both"])
+def test_the_identity_may_come_in_as_the_paper_tiles_it(how, photos, tmp_path):
+    recipe = configured("feature-embedding", [*SMALL, "steps=2", f"conditioning={how}"])
+    outcome, task = run(recipe, photos, tmp_path)
+    assert outcome.finished
+    assert task.model.net.hiding.config.conditioning == how
+
+
+def test_another_conditioning_is_refused(photos, tmp_path):
+    recipe = configured("feature-embedding", [*SMALL, "conditioning=words"])
+    with pytest.raises(TrainingError, match="film"):
+        recipe.task(load_faces([photos], size=64), [], tmp_path, CPU, 3)
 
 
 def test_dlib_must_guide(photos, tmp_path):

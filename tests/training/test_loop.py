@@ -9,7 +9,8 @@ from torch import nn
 
 from facedeid.errors import TrainingError
 from facedeid.random import stream
-from facedeid.training.loop import Options, seconds, train
+from facedeid.training.loop import Options, _rivals, seconds, train
+from facedeid.training.prepared import Rivals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,13 @@ def test_learns_and_writes_everything(tmp_path):
         "options.json",
         "state.pt",
     }
+
+
+def test_a_network_and_its_adversary_are_clipped_each_by_itself():
+    pair = Rivals(nn.Linear(2, 2))
+    assert _rivals(pair) == [pair.net, pair.critic]
+    plain = nn.Sequential(nn.Linear(2, 2))
+    assert _rivals(plain) == [plain]
 
 
 def test_resume_is_as_if_never_interrupted(tmp_path):

@@ -25,8 +25,8 @@ from facedeid.weights.local import sha256_of
 
 __all__ = ["look_real"]
 
-MOST, LEAST_REFERENCE = 1000, 50
-"""Faces in each set at most, and those that a reference should have."""
+MOST, MOST_REFERENCE, LEAST_REFERENCE = 1000, 3000, 50
+"""Released faces and faces of the reference at most, and those that a reference should have."""
 
 
 def look_real(
@@ -87,10 +87,10 @@ def _sides(originals: Originals, subjects: Subjects) -> tuple[list[str], list[st
         if who[key] not in shown:
             groups.setdefault(who[key], []).append(key)
     turns = (key for turn in zip_longest(*groups.values()) for key in turn if key is not None)
-    others = list(islice(_with_face(originals, turns), MOST))
+    others = list(islice(_with_face(originals, turns), MOST_REFERENCE))
     if len(others) < LEAST_REFERENCE:  # nearly all people are released: half of them must serve
         first = set(people[: (len(people) + 1) // 2])
-        others = [key for key in keys if who[key] not in first][:MOST]
+        others = [key for key in keys if who[key] not in first][:MOST_REFERENCE]
         keys = [key for key in keys if who[key] in first]
     return keys[:MOST], others
 

@@ -16,6 +16,9 @@ __all__ = ["Deidentified", "Method", "Region"]
 
 Region = Literal["face", "box", "ellipse"]
 
+COLOURLESS = 0.02
+"""Mean distance of a pixel's values from their mean, of -1..1, below which a face is grey."""
+
 
 @dataclass(frozen=True)
 class Deidentified:
@@ -107,7 +110,8 @@ class Method:
             landmarks: N×68×2 in pixels of the frame, for methods that use them.
 
         Returns:
-            As many faces of the same shape, in [-1, 1], with one mapping of facts per face.
+            As many faces of the same shape, in [-1, 1], with one mapping of facts per face. What
+            changes a face without colours has none either.
 
         Raises:
             OptionError: the batch has the wrong shape, type or range.
@@ -120,7 +124,10 @@ class Method:
             raise RuntimeError(f"{self.name} changed the shape of its batch: a bug in the method")
         if not torch.isfinite(result.faces).all():
             raise RuntimeError(f"{self.name} produced values that are not finite")
-        return Deidentified(result.faces.clamp(-1, 1), result.facts)
+        made = result.faces.clamp(-1, 1)
+        if self.carry == "change":
+            made = _toned(made, faces)
+        return Deidentified(made, result.facts)
 
     def _check_input(
         self, faces: Tensor, random: Sequence[torch.Generator], landmarks: Tensor | None
@@ -141,3 +148,10 @@ class Method:
     def options(self) -> dict[str, Any]:
         """The hyper-parameters, JSON-ready."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def _toned(made: Tensor, faces: Tensor) -> Tensor:
+    """Grey where the face was, within what JPEG does to grey; N×3×S×S."""
+    colour = (faces - faces.mean(1, keepdim=True)).abs().flatten(1).mean(1)
+    grey = (colour < COLOURLESS)[:, None, None, None]
+    return torch.where(grey, made.mean(1, keepdim=True).expand_as(made), made)

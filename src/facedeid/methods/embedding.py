@@ -53,7 +53,7 @@ class FeatureEmbedding(Method):
     source: ClassVar[str] = "Hanawa et al. 2024"
     strength: float = 1.0
     identity: int | None = None
-    tries: int = 8
+    tries: int = 12
     album: bool = False
 
     def __post_init__(self) -> None:

@@ -22,6 +22,9 @@ __all__ = ["IdentityDp"]
 
 SPAN = 32
 """Principal directions of the synthetic identities that `span` keeps."""
+COLOUR = 0.5
+"""Share of what the network changes beside brightness that is kept: the rest shows as green and
+pink tints, and hides little."""
 GRID = 4
 """Side of the grid over which attribute maps are averaged for attackers."""
 SCOPE = (
@@ -111,7 +114,10 @@ class IdentityDp(Method):
         mechanism = self._mechanism(own.shape[1], random)
         noisy = F.normalize(mechanism.release(own)).float()
         released = self._projected(noisy, net, models).to(models.device)
-        made = net(faces.to(models.device), released)
+        cover = faces.to(models.device)
+        change = net(cover, released) - cover
+        brightness = change.mean(1, keepdim=True)
+        made = cover + brightness + COLOUR * (change - brightness)
         facts = {
             "epsilon": self.epsilon if math.isfinite(self.epsilon) else "infinite",
             "private": mechanism.private,

@@ -177,7 +177,7 @@ class AdaptiveAttention(nn.Module):
         by_attributes = self.beta(attributes).addcmul_(self.gamma(attributes), h)
         gamma, beta = self.gamma_id(identity), self.beta_id(identity)
         by_identity = torch.addcmul(beta[:, :, None, None], gamma[:, :, None, None], h)
-        return torch.lerp(by_attributes, by_identity, mask)
+        return torch.lerp(by_attributes, by_identity.to(by_attributes), mask.to(by_attributes))
 
 
 class _Block(nn.Module):

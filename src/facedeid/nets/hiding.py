@@ -22,7 +22,9 @@ from torch.nn import functional as F
 from facedeid.errors import OptionError
 from facedeid.nets.residual import changed
 
-__all__ = ["EmbeddingNet", "HidingConfig", "HidingNet", "tile"]
+__all__ = ["Conditioning", "EmbeddingNet", "HidingConfig", "HidingNet", "tile"]
+
+Conditioning = Literal["tile", "film", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class HidingConfig:
     """Resolutions; the sides of a photo must be multiples of fold · 2^(levels - 1)."""
     identity: int = 512
     """Length of the feature that is embedded."""
-    conditioning: Literal["tile", "film", "both"] = "tile"
+    conditioning: Conditioning = "tile"
     """How the feature comes in: as three tiled image channels, as scale and shift of the
     bottleneck and of every decoder stage, or both."""
     norm: Literal["batch", "group"] = "batch"
@@ -214,14 +216,21 @@ class EmbeddingNet(nn.Module):
 
     SIDE = 128
 
-    def __init__(self, *, width: float = 0.5, levels: int = 4, limit: float = 0.4) -> None:
+    def __init__(
+        self,
+        *,
+        width: float = 0.5,
+        levels: int = 4,
+        limit: float = 0.4,
+        conditioning: Conditioning = "film",
+    ) -> None:
         super().__init__()
         self.hiding = HidingNet(
             HidingConfig(
                 width=width,
                 levels=levels,
                 identity=512 + 1,
-                conditioning="film",
+                conditioning=conditioning,
                 norm="group",
                 output="residual",
                 limit=limit,

@@ -4,11 +4,52 @@ Karras et al., "Training Generative Adversarial Networks with Limited Data", Neu
 geometric and colour transforms, each with probability p.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["augmented"]
+__all__ = ["Chance", "augmented"]
+
+ADAPT_EVERY = 4
+"""Steps."""
+MOST = 0.8
+
+
+class Chance:
+    """The probability of augmentation, which follows how sure a critic is of real photos.
+
+    Args:
+        target: share of real photos that it should be sure of, less that of the others.
+        horizon: photos after which the probability may have gone from 0 to 1.
+    """
+
+    def __init__(self, target: float, horizon: int) -> None:
+        self.target, self.horizon = target, horizon
+        self.p = 0.0
+        self._sure: list[float] = []
+
+    def saw(self, scores: Tensor) -> None:
+        """Take note of a critic's scores of real photos."""
+        self._sure.append(scores.detach().sign().mean().item())
+
+    def adapt(self, step: int, batch: int) -> None:
+        """Every fourth step: up where the critic is too sure, else down."""
+        if step % ADAPT_EVERY == 0 and self._sure:
+            sure = sum(self._sure) / len(self._sure)
+            change = ADAPT_EVERY * batch / self.horizon
+            self.p = min(max(self.p + (change if sure > self.target else -change), 0.0), MOST)
+            self._sure.clear()
+
+    def state(self) -> dict[str, Any]:
+        """To go on from."""
+        return {"p": self.p, "sure": list(self._sure)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state()`."""
+        self.p, self._sure = float(state["p"]), list(state["sure"])
 
 
 def augmented(faces: Tensor, p: float, random: torch.Generator) -> Tensor:

@@ -24,22 +24,34 @@ from facedeid.models import CODED, Models, Recognizer
 from facedeid.nets import load_official
 from facedeid.nets.lpips import Lpips
 from facedeid.nets.patch_discriminator import MultiscaleDiscriminator
-from facedeid.nets.style_pair import CHANNELS, StylePair
+from facedeid.nets.style_pair import CHANNELS, STYLE, StylePair, compact_discriminator
+from facedeid.nets.stylegan2 import Generator
 from facedeid.random import stream
+from facedeid.training.augment import Chance
 from facedeid.training.data import Faces
+from facedeid.training.generator import Draw, contest, drawn, lazily
 from facedeid.training.prepared import (
     MARGINS,
     Batch,
     Prepared,
     adversarial,
     networks,
+    numbers,
     ramp,
     sheet,
 )
 from facedeid.weights.loading import load_state
 
-__all__ = ["AutoencoderRecipe", "AutoencoderTask", "EncoderRecipe", "fit_mapping"]
+__all__ = [
+    "AutoencoderRecipe",
+    "AutoencoderTask",
+    "EncoderRecipe",
+    "JointRecipe",
+    "fit_mapping",
+]
 
+LOG_EVERY = 500
+"""Steps between notes of the probability of augmentation."""
 NARROW = 0.05
 """Standard deviation of styles below which directions are not told apart."""
 
@@ -54,6 +66,8 @@ class AutoencoderRecipe:
     bf16: ClassVar[bool] = True
     betas: ClassVar[tuple[float, float]] = (0.5, 0.99)
     small: ClassVar[Mapping[str, Any]] = {"batch": 4}
+    sampled: ClassVar[bool] = False
+    """Whether samples of the mapping network are judged too."""
     joint: ClassVar[bool] = True
     """Whether the generator learns too."""
 
@@ -133,18 +147,57 @@ class EncoderRecipe(AutoencoderRecipe):
         return job
 
 
-class _Contest(nn.Module):
-    """The pair and its adversary, which is not exported."""
+@dataclass(frozen=True, kw_only=True)
+class JointRecipe(AutoencoderRecipe):
+    """The auto-encoder, and at the same time StyleGAN2 (as in AE-StyleGAN, Han et al. 2022): faces
+    of the mapping network's styles are judged by StyleGAN2's discriminator with adaptive
+    augmentation, and the encoder learns to find the styles of such faces.
+    """
 
-    def __init__(self) -> None:
+    name: ClassVar[str] = "joint"
+    summary: ClassVar[str] = "a compact StyleGAN2 and its W+ encoder at once (GPU)"
+    betas: ClassVar[tuple[float, float]] = (0.0, 0.99)
+    sampled: ClassVar[bool] = True
+
+    steps: int = 10_000
+    batch: int = 48
+    lr: float = 2e-3
+    adversary_from: int = 400
+    flat: float = 0.0
+    identity: float = 1.0
+    samples: float = 0.5
+    """Weight of StyleGAN2's loss."""
+    r1: float = 1.0
+    mixing: float = 0.9
+    target: float = 0.6
+    horizon: int = 100_000
+    """As of the recipe `generator`."""
+    inverse: float = 0.5
+    """Weight of the squared distance of a sample's codes to its styles."""
+
+
+class _Contest(nn.Module):
+    """The pair and its adversaries, which are not exported."""
+
+    def __init__(self, *, sampled: bool) -> None:
         super().__init__()
         self.pair = StylePair()
         self.critic = MultiscaleDiscriminator(layers=3, scales=1, width=32)
+        if sampled:
+            self.connoisseur = compact_discriminator()
 
-    def forward(self, faces: Tensor, flat: int, share: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(
+        self, faces: Tensor, flat: int, share: Tensor | None, draw: Draw | None
+    ) -> tuple[Tensor, ...]:
         """Reconstructions and codes; with a share N×1 also the faces of single styles between
-        those of neighbours. The first `flat` faces are decoded from the mean of their styles.
+        those of neighbours, with a draw samples, their styles and their codes. The first `flat`
+        faces are decoded from the mean of their styles.
         """
+        if draw is not None:
+            samples, styles = draw.made(self.pair.generator)
+            codes = self.pair.encode(torch.cat([faces, samples.detach().to(faces)]))
+            codes, found = codes[: len(faces)], codes[len(faces) :]
+            return self.pair.decode(codes), codes, samples, styles, found
         codes = self.pair.encode(faces)
         mean = codes.mean(1)
         single = self.pair.generator.widen(mean[:flat])
@@ -174,7 +227,10 @@ class AutoencoderTask:
         self.training, self._held_out = Prepared.parts(data, guides, out)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model: nn.Module = _Contest()
+            self.model: nn.Module = _Contest(sampled=recipe.sampled)
+        self.chance: Chance | None = None
+        if isinstance(recipe, JointRecipe):
+            self.chance = Chance(recipe.target, recipe.horizon)
         self.finished: StylePair | None = None
         """The averaged pair, as it was exported last."""
 
@@ -183,10 +239,16 @@ class AutoencoderTask:
         r, random = self.recipe, stream(self.seed, self.recipe.name, step)
         batch = self.training.draw(r.batch, random, self.device)
         contested = r.joint and step >= r.adversary_from
-        share = (1.4 * torch.rand(r.batch, 1, generator=random) - 0.2).to(self.device)
+        share, draw, pair = None, None, self.model.get_submodule("pair")
+        if isinstance(r, JointRecipe):
+            generator = pair.get_submodule("generator")
+            assert isinstance(generator, Generator)
+            draw = Draw.of(generator, r.batch, r.mixing, random, self.device)
+        elif contested:
+            share = (1.4 * torch.rand(r.batch, 1, generator=random) - 0.2).to(self.device)
         flat = round(r.flat * r.batch) if r.joint else 0
-        found = model(batch.cover, flat, share if contested else None)
-        made, codes, *drawn = (x.float() for x in found)
+        found = model(batch.cover, flat, share, draw)
+        made, codes, *more = (x.float() for x in found)
         face = batch.within(made)
         parts = {
             "likeness": self._likeness(made, batch),
@@ -195,12 +257,53 @@ class AutoencoderTask:
             "identity": r.identity * self._identity(step, made, batch),
             "offsets": r.offsets * (codes - codes.mean(1, keepdim=True)).square().mean(),
         }
-        if drawn:
+        if draw is not None:
+            samples, styles, theirs = more
+            parts |= self._sampled(step, samples, styles, theirs, random)
+            more = []
+        if contested:
             critic = self.model.get_submodule("critic")
-            fooling, parts["critic"] = adversarial(critic, batch.cover, torch.cat([made, *drawn]))
+            fooling, parts["critic"] = adversarial(critic, batch.cover, torch.cat([made, *more]))
             parts["fooling"] = r.adversarial * ramp(step, r.adversary_from) * fooling
         loss = torch.stack(list(parts.values())).sum()
-        return loss, {name: value.item() for name, value in parts.items()}
+        return loss, numbers(parts)
+
+    def _sampled(
+        self, step: int, samples: Tensor, styles: Tensor, codes: Tensor, random: torch.Generator
+    ) -> dict[str, Tensor]:
+        """StyleGAN2's losses of samples and their critic, and of the codes found for them."""
+        r, chance = self.recipe, self.chance
+        assert isinstance(r, JointRecipe)
+        assert chance is not None
+        real = drawn(self.training.faces, r.batch, random, self.device)
+        critic = self.model.get_submodule("connoisseur")
+        terms = contest(critic, real, samples, chance, random, penalty=lazily(r.r1, step))
+        parts = {f"sample {name}": value for name, value in terms.items()}
+        parts["sample fooling"] = r.samples * terms["fooling"]
+        parts["inverse"] = r.inverse * (codes - styles.detach()).square().mean()
+        return parts
+
+    @property
+    def rate_factor(self) -> float:
+        """The rate follows the recipe alone."""
+        return 1.0
+
+    def after(self, step: int) -> Mapping[str, float]:
+        """Augmentation is turned up or down, where there is any."""
+        if self.chance is not None:
+            self.chance.adapt(step, self.recipe.batch)
+            if step % LOG_EVERY == 0:
+                return {"p": self.chance.p}
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """The probability of augmentation."""
+        return {} if self.chance is None else self.chance.state()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state()`."""
+        if self.chance is not None:
+            self.chance.restore(state)
 
     def _likeness(self, made: Tensor, batch: Batch) -> Tensor:
         r, cover = self.recipe, batch.cover
@@ -214,11 +317,14 @@ class AutoencoderTask:
         return towards(guide.distance(vectors, batch.own[guide.name]), near).mean()
 
     def finish(self, model: nn.Module) -> None:
-        """The critic is not exported. What the codes of a layer have in common moves into the
-        generator, the mapping network learns where styles are, codes become offsets from its mean
-        latent, and the prior is that of the codes.
+        """The critics are not exported. Codes become offsets from the mapping network's mean
+        latent, and the prior is that of the codes. Unless the mapping network has learned from a
+        critic, what the codes of a layer have in common moves into the generator before that, and
+        it learns where styles are.
         """
         del model.critic
+        if self.recipe.sampled:
+            del model.connoisseur
         pair = model.get_submodule("pair")
         assert isinstance(pair, StylePair)
         random = stream(self.seed, self.recipe.name, "prior")
@@ -226,10 +332,12 @@ class AutoencoderTask:
             batches = (self.training.draw(64, random, self.device, plain=True) for _ in range(16))
             codes = torch.cat([pair.encode(batch.cover) for batch in batches])
         if self.recipe.joint:
-            offsets = codes.mean(0) - codes.mean((0, 1))
-            pair.generator.absorb(offsets)
-            codes = codes - offsets
-            fit_mapping(pair.generator.style, codes.mean(1), random)
+            offsets = torch.zeros_like(codes[0])
+            if not self.recipe.sampled:
+                offsets = codes.mean(0) - codes.mean((0, 1))
+                pair.generator.absorb(offsets)
+                codes = codes - offsets
+                fit_mapping(pair.generator.style, codes.mean(1), random)
             centre = pair.generator.mean_latent(random=stream(0, "mean latent"))[0]
             for head, offset in zip(pair.encoder.styles, offsets, strict=True):
                 head.get_parameter("linear.bias").data.add_(pair.centre - centre - offset)
@@ -268,6 +376,9 @@ class AutoencoderTask:
         made, codes = pair(batch.cover)
         samples = pair.decode(pair.sample(12, stream(1, "grid")))
         rows = [batch.cover, made, pair.decode((codes + codes.roll(1, 0)) / 2), samples]
+        if self.recipe.sampled:
+            z = torch.randn(12, STYLE, generator=stream(2, "grid")).to(self.device)
+            rows.append(pair.decode(pair.generator.latent(z)))
         return sheet(rows)
 
     def metadata(self) -> dict[str, Any]:

@@ -10,14 +10,15 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from facedeid.errors import TrainingError
 from facedeid.losses import ssim
 from facedeid.models import CODED, Models, Recognizer, identity_codes, lookalikes
-from facedeid.nets.hiding import EmbeddingNet
+from facedeid.nets.hiding import Conditioning, EmbeddingNet
 from facedeid.nets.lpips import Lpips
 from facedeid.random import stream
 from facedeid.training.data import Faces
@@ -34,7 +35,9 @@ from facedeid.training.prepared import (
     in_turn,
     lead,
     networks,
+    numbers,
     ramp,
+    shade,
     sheet,
 )
 
@@ -58,15 +61,18 @@ class EmbeddingRecipe:
     lr: float = 8e-4
     weight_decay: float = 0.01
     warmup: int = 100
-    decay_from: float = 0.3
+    decay_from: float = 0.2
     ema: float = 0.998
     width: float = 0.5
     levels: int = 4
     limit: float = 0.4
-    identity: float = 14.0
+    conditioning: str = "film"
+    """How the synthetic identity comes in: film (modulation, which ships), tile (the paper's
+    tiled image) or both."""
+    identity: float = 16.0
     """Weight of both identity terms, mean over the recognisers."""
-    perceptual: float = 3.0
-    structure: float = 3.0
+    perceptual: float = 5.0
+    structure: float = 4.0
     pixels: float = 4.0
     """Weight of the squared change, five times that at the eyes (gaze) and the upper lip
     (beards)."""
@@ -74,12 +80,16 @@ class EmbeddingRecipe:
     """Weight of the squared change of colour beside brightness."""
     common: float = 100.0
     """Weight of the mean product of the changes of different faces."""
-    landmarks: float = 0.3
+    landmarks: float = 0.4
     """Weight of a pixel (of the 256 frame) by which chin, nose, eyes and mouth move, by
     `facedeid-landmarks`: expression, gaze and pose."""
-    adversarial: float = 0.3
+    shade: float = 10.0
+    """Weight of the squared change of 8×8 px means: blotches, dark and pale."""
+    adversarial: float = 0.4
     adversary_from: int = 200
     """Step at which the adversary begins to weigh; after twice that it does in full."""
+    thorough: bool = False
+    """Whether the adversary is the larger one of `Rivals`: for a GPU."""
     continued: bool = False
     """Whether to begin with the network that ships instead of a new one."""
     lookalikes: int = 128
@@ -92,7 +102,14 @@ class EmbeddingRecipe:
     def task(
         self, data: Faces, teachers: Sequence[str], out: Path, device: torch.device, seed: int
     ) -> "EmbeddingTask":
-        """Everything the loop needs; teachers are the files of LPIPS-AlexNet (or none)."""
+        """Everything the loop needs; teachers are the files of LPIPS-AlexNet (or none).
+
+        Raises:
+            TrainingError: there is no such conditioning.
+        """
+        if self.conditioning not in get_args(Conditioning):
+            known = ", ".join(get_args(Conditioning))
+            raise TrainingError(f"--set conditioning={self.conditioning}: use {known}")
         models, guides, distance = networks(self.name, self.guides, teachers, device)
         return EmbeddingTask(self, data, models, guides, distance, out, device, seed)
 
@@ -117,10 +134,15 @@ class EmbeddingTask:
         self.training = _Photos.of(training, recipe, models)
         self._held_out = None if held is None else _Photos.of(held, recipe, models)
         self.codes = identity_codes(models)
-        net = EmbeddingNet(width=recipe.width, levels=recipe.levels, limit=recipe.limit)
+        net = EmbeddingNet(
+            width=recipe.width,
+            levels=recipe.levels,
+            limit=recipe.limit,
+            conditioning=cast(Conditioning, recipe.conditioning),
+        )
         if recipe.continued:
             net.load_state_dict(models.embedding.state_dict())
-        self.model: nn.Module = Rivals(net)
+        self.model: nn.Module = Rivals(net, thorough=recipe.thorough)
 
     def loss(self, model: Any, step: int) -> tuple[Tensor, dict[str, float]]:
         """Loss of one step; the same for the same seed and step."""
@@ -148,6 +170,7 @@ class EmbeddingTask:
             "structure": r.structure * (1 - ssim(cover, made)).mean(),
             "pixels": r.pixels * (careful * change.square()).mean(),
             "colour": r.colour * colour(change).square().mean(),
+            "shade": r.shade * shade(change),
             "common": r.common * alike(change),
             "landmarks": r.landmarks * displaced(self.models, cover, made).mean(),
         }
@@ -155,7 +178,7 @@ class EmbeddingTask:
         parts["fooling"] = r.adversarial * ramp(step, r.adversary_from) * fooling
         parts["critic"] = critic
         loss = torch.stack(list(parts.values())).sum()
-        return loss, {name: value.item() for name, value in parts.items()}
+        return loss, numbers(parts)
 
     def finish(self, model: nn.Module) -> None:
         """The adversary is not exported."""

@@ -24,18 +24,103 @@ from facedeid.nets.style_pair import (
     compact_discriminator,
     compact_generator,
 )
-from facedeid.nets.stylegan2 import mix
+from facedeid.nets.stylegan2 import Generator, mix
 from facedeid.random import stream
-from facedeid.training.augment import augmented
+from facedeid.training.augment import Chance, augmented
 from facedeid.training.data import Faces
-from facedeid.training.prepared import judged, r1, sheet
+from facedeid.training.prepared import judged, numbers, r1, sheet
 
-__all__ = ["GeneratorRecipe", "GeneratorTask"]
+__all__ = ["Draw", "GeneratorRecipe", "GeneratorTask", "contest", "drawn", "lazily"]
 
 PENALTY_EVERY = 16
-ADAPT_EVERY = 4
 SAMPLES = 500
 """Of an evaluation."""
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """What samples are made of: z and another z, N×D each, the layer from which on the style is the
+    other's, N, and noise.
+    """
+
+    z: Tensor
+    other: Tensor
+    cut: Tensor
+    noise: Sequence[Tensor]
+
+    @classmethod
+    def of(
+        cls,
+        generator: Generator,
+        count: int,
+        mixing: float,
+        random: torch.Generator,
+        device: torch.device,
+    ) -> "Draw":
+        """So many samples, of which the share `mixing` has two styles."""
+        z, other = torch.randn(2, count, STYLE, generator=random).to(device)
+        cut = torch.randint(1, generator.n_latent, (count,), generator=random)
+        mixed = torch.rand(count, generator=random) < mixing
+        noise = generator.draw_noise(count, random)
+        return cls(z, other, torch.where(mixed, cut, generator.n_latent).to(device), noise)
+
+    def made(self, generator: Generator) -> tuple[Tensor, Tensor]:
+        """The samples, N×3×S×S, and their styles N×L×D."""
+        w = generator.widen(generator.latent(self.z))
+        other = generator.widen(generator.latent(self.other))
+        late = torch.arange(w.shape[1], device=w.device) >= self.cut[:, None]
+        styles = torch.where(late[..., None], other, w)
+        faces: Tensor = generator(styles, noise=self.noise)
+        return faces, styles
+
+
+def drawn(photos: Faces, count: int, random: torch.Generator, device: torch.device) -> Tensor:
+    """Some photos, half of them mirrored: N×3×S×S in [-1, 1]."""
+    rows = torch.randint(len(photos), (count,), generator=random)
+    real = photos.images[rows].to(device).float() / 127.5 - 1
+    flip = torch.rand(count, generator=random) < 0.5
+    return torch.where(flip.to(device)[:, None, None, None], real.flip(-1), real)
+
+
+def contest(
+    critic: nn.Module,
+    real: Tensor,
+    made: Tensor,
+    chance: Chance,
+    random: torch.Generator,
+    *,
+    penalty: float,
+) -> dict[str, Tensor]:
+    """The non-saturating losses of generator (`fooling`) and critic (`real`, `made`, `r1`), after
+    adaptive augmentation.
+
+    Args:
+        critic: N×3×S×S -> N×1 logits.
+        real: photos, N×3×S×S in [-1, 1].
+        made: samples, as many or not.
+        chance: the probability of augmentation; is told what the critic thinks of photos.
+        random: of the augmentation.
+        penalty: weight of R1; 0 in steps without it.
+    """
+    fooled = judged(critic, augmented(made, chance.p, random))
+    seen = augmented(real, chance.p, random)
+    if penalty:
+        seen = seen.detach().requires_grad_()
+    scores = critic(seen)
+    chance.saw(scores)
+    parts = {
+        "fooling": F.softplus(-fooled).mean(),
+        "real": F.softplus(-scores).mean(),
+        "made": F.softplus(critic(augmented(made.detach(), chance.p, random))).mean(),
+    }
+    if penalty:
+        parts["r1"] = penalty * r1(scores, seen)
+    return parts
+
+
+def lazily(gamma: float, step: int) -> float:
+    """Weight of R1 in a step: it is paid every 16 steps, for all of them."""
+    return 0.0 if step % PENALTY_EVERY else PENALTY_EVERY * gamma / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +175,9 @@ class _Gan(nn.Module):
         self.critic = compact_discriminator()
         self.register_buffer("centre", torch.zeros(STYLE))
 
-    def forward(self, z: Tensor, other: Tensor, cut: Tensor, noise: Sequence[Tensor]) -> Tensor:
-        """Faces of z N×256, from style `cut` (N) on of the other z."""
-        w = self.generator.widen(self.generator.latent(z))
-        other = self.generator.widen(self.generator.latent(other))
-        late = torch.arange(w.shape[1], device=w.device) >= cut[:, None]
-        faces: Tensor = self.generator(torch.where(late[..., None], other, w), noise=noise)
-        return faces
+    def forward(self, draw: Draw) -> Tensor:
+        """Faces of random styles."""
+        return draw.made(self.generator)[0]
 
 
 class GeneratorTask:
@@ -116,9 +197,7 @@ class GeneratorTask:
             self._held_out: Faces | None = data.part(held_out=True)
         except TrainingError:
             self._held_out = None
-        self.p = 0.0
-        """Probability of each augmentation."""
-        self._sure: list[float] = []
+        self.chance = Chance(recipe.target, recipe.horizon)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.gan = _Gan()
@@ -127,37 +206,18 @@ class GeneratorTask:
     def loss(self, model: Any, step: int) -> tuple[Tensor, dict[str, float]]:
         """Loss of one step of both networks."""
         r, random = self.recipe, stream(self.seed, self.recipe.name, step)
-        rows = torch.randint(len(self.photos), (r.batch,), generator=random)
-        real = self.photos.images[rows].to(self.device).float() / 127.5 - 1
-        flip = torch.rand(r.batch, generator=random) < 0.5
-        real = torch.where(flip.to(self.device)[:, None, None, None], real.flip(-1), real)
-        made = model(*self._drawn(r.batch, random)).float()
-        critic = self.gan.critic
-        fooled = judged(critic, augmented(made, self.p, random))
-        seen = augmented(real, self.p, random)
-        penalised = step % PENALTY_EVERY == 0
-        if penalised:
-            seen = seen.detach().requires_grad_()
-        scores = critic(seen)
-        parts = {
-            "fooling": F.softplus(-fooled).mean(),
-            "real": F.softplus(-scores).mean(),
-            "made": F.softplus(critic(augmented(made.detach(), self.p, random))).mean(),
-        }
-        if penalised:
-            parts["r1"] = PENALTY_EVERY * r.r1 / 2 * r1(scores, seen)
-        self._sure.append(scores.detach().sign().mean().item())
+        real = drawn(self.photos, r.batch, random, self.device)
+        draw = Draw.of(self.gan.generator, r.batch, r.mixing, random, self.device)
+        parts = contest(
+            self.gan.critic,
+            real,
+            model(draw).float(),
+            self.chance,
+            random,
+            penalty=lazily(r.r1, step),
+        )
         loss = torch.stack(list(parts.values())).sum()
-        return loss, {**{k: v.item() for k, v in parts.items()}, "p": self.p}
-
-    def _drawn(self, count: int, random: torch.Generator) -> tuple[Any, ...]:
-        """z, other z, where styles change, noise."""
-        generator, styles = self.gan.generator, self.gan.generator.n_latent
-        z, other = torch.randn(2, count, STYLE, generator=random).to(self.device)
-        cut = torch.randint(1, styles, (count,), generator=random)
-        mixed = torch.rand(count, generator=random) < self.recipe.mixing
-        noise = generator.draw_noise(count, random)
-        return z, other, torch.where(mixed, cut, styles).to(self.device), noise
+        return loss, {**numbers(parts), "p": self.chance.p}
 
     @property
     def rate_factor(self) -> float:
@@ -165,22 +225,17 @@ class GeneratorTask:
         return 1.0
 
     def after(self, step: int) -> Mapping[str, float]:
-        """Turn augmentation up where the discriminator is too sure of real photos, else down."""
-        if step % ADAPT_EVERY == 0 and self._sure:
-            sure = sum(self._sure) / len(self._sure)
-            change = ADAPT_EVERY * self.recipe.batch / self.recipe.horizon
-            change = change if sure > self.recipe.target else -change
-            self.p = min(max(self.p + change, 0.0), 0.8)
-            self._sure.clear()
+        """Augmentation is turned up or down."""
+        self.chance.adapt(step, self.recipe.batch)
         return {}
 
     def state(self) -> dict[str, Any]:
         """The probability of augmentation."""
-        return {"p": self.p, "sure": list(self._sure)}
+        return self.chance.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state()`."""
-        self.p, self._sure = float(state["p"]), list(state["sure"])
+        self.chance.restore(state)
 
     def finish(self, model: nn.Module) -> None:
         """The discriminator is not exported; the mean latent is."""

@@ -28,6 +28,7 @@ from facedeid.nets.lpips import Lpips, lpips, lpips_state
 from facedeid.nets.vgg import Vgg19, vgg19
 from facedeid.random import stream
 from facedeid.training.data import SUFFIXES, Faces, is_held_out, load_faces, mirrored
+from facedeid.training.prepared import numbers
 from facedeid.weights import locate
 from facedeid.weights.loading import load_state
 
@@ -307,7 +308,7 @@ class HanawaTask:
         random = stream(self.seed, self.recipe.name, step)
         batch = self._batch(self._covers(step), random)
         terms = self.terms(batch.cover, *self._hidden(model, batch), batch.points)
-        return self._total(terms), _numbers(terms)
+        return self._total(terms), numbers(terms)
 
     def terms(
         self, cover: Tensor, wanted: Tensor, made: Tensor, points: Tensor
@@ -443,7 +444,7 @@ class HanawaTask:
             terms = {"loss": self._total(terms), **terms}
             if structure:
                 terms["ssim"] = ssim(batch.cover, made).mean()
-            for name, value in _numbers(terms).items():
+            for name, value in numbers(terms).items():
                 sums[name] = sums.get(name, 0.0) + value * len(part) / len(rows)
         model.train(learning)
         return sums
@@ -487,11 +488,6 @@ def _rows(chosen: Tensor, what: str) -> Tensor:
     if not len(rows):
         raise TrainingError(f"none of the {len(chosen)} photos is {what} after the split; add some")
     return rows
-
-
-def _numbers(terms: Mapping[str, Tensor]) -> dict[str, float]:
-    values = torch.stack([term.detach() for term in terms.values()]).tolist()
-    return dict(zip(terms, values, strict=True))
 
 
 def _objects(folder: Path, side: int) -> Tensor:

@@ -32,10 +32,13 @@ from facedeid.training.prepared import (
     alike,
     around,
     colour,
+    displaced,
     in_turn,
     lead,
     networks,
+    numbers,
     ramp,
+    shade,
     sheet,
 )
 
@@ -58,10 +61,10 @@ class IdentityRecipe:
 
     steps: int = 2800
     batch: int = 12
-    lr: float = 1.5e-3
+    lr: float = 1.2e-3
     weight_decay: float = 0.01
     warmup: int = 100
-    decay_from: float = 0.3
+    decay_from: float = 0.2
     ema: float = 0.998
     width: float = 1.0
     doublings: int = 2
@@ -69,25 +72,33 @@ class IdentityRecipe:
     shares: tuple[float, ...] = (0.12, 0.22, 0.24, 0.24, 0.18)
     """Of faces with their own vector, another person's, a synthetic person's, a random direction,
     and their own with noise."""
-    identity: float = 15.0
+    identity: float = 12.0
     """Weight of both identity terms, mean over the recognisers."""
     margin: float = 1.15
     """Of `MARGINS`: how many times as far a stranger is to be from oneself."""
     reconstruction: float = 5.0
     """Weight of the squared change of faces that get their own vector (half of 10)."""
-    perceptual: float = 2.0
-    structure: float = 1.0
+    perceptual: float = 3.0
+    structure: float = 1.5
     pixels: float = 2.0
     """Weight of the squared change, five times that at the eyes and the upper lip."""
     outside: float = 10.0
     """Weight of the squared change outside the face."""
-    colour: float = 60.0
+    colour: float = 100.0
     """Weight of the squared change of colour beside brightness."""
     common: float = 100.0
     """Weight of the mean product of the changes of different faces."""
-    adversarial: float = 0.5
+    shade: float = 30.0
+    """Weight of the squared change of 8×8 px means: pale faces, dark pits."""
+    landmarks: float = 0.3
+    """Weight of a pixel (of the 256 frame) by which chin, nose, eyes and mouth move."""
+    adversarial: float = 1.0
     adversary_from: int = 200
     """Step at which the adversary begins to weigh; after twice that it does in full."""
+    thorough: bool = False
+    """Whether the adversary is the larger one of `Rivals`: for a GPU."""
+    continued: bool = False
+    """Whether to begin with the network that ships instead of a new one."""
     guides: tuple[str, ...] = CODED
     """Recognisers in the loss, dlib among them."""
     together: int = 2
@@ -132,8 +143,10 @@ class IdentityTask:
         self.training, self._held_out = Prepared.parts(data, guides, out)
         net = IdentityNet(width=recipe.width, doublings=recipe.doublings, limit=recipe.limit)
         net.centre = self.training.own["dlib"].mean(0)
+        if recipe.continued:
+            net.load_state_dict(models.identity.state_dict())
         self.net = net
-        self.model: nn.Module = Rivals(net)
+        self.model: nn.Module = Rivals(net, thorough=recipe.thorough)
 
     def loss(self, model: Any, step: int) -> tuple[Tensor, dict[str, float]]:
         """Loss of one step; the same for the same seed and step."""
@@ -164,12 +177,14 @@ class IdentityTask:
             "outside": r.outside * ((1 - batch.mask) * (whole - cover).square()).mean(),
             "colour": r.colour * colour(change).square().mean(),
             "common": r.common * alike(change),
+            "shade": r.shade * shade(change),
+            "landmarks": r.landmarks * displaced(self.models, cover, made).mean(),
         }
         fooling, critic = adversarial(self.model.get_submodule("critic"), cover, made)
         parts["fooling"] = r.adversarial * ramp(step, r.adversary_from) * fooling
         parts["critic"] = critic
         loss = torch.stack(list(parts.values())).sum()
-        return loss, {name: value.item() for name, value in parts.items()}
+        return loss, numbers(parts)
 
     def _wanted(self, source: Prepared, batch: Batch, random: torch.Generator) -> _Wanted:
         """Draw a kind of identity for each face of a batch."""

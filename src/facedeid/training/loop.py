@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from facedeid.errors import TrainingError
 from facedeid.nets.speed import channels_last, fast_bf16
@@ -173,7 +174,8 @@ def train(
             raise TrainingError(f"the loss is {loss.item()} at step {step}: lower the rate (lr)")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        for part in _rivals(model):
+            nn.utils.clip_grad_norm_(part.parameters(), 5.0)
         optimiser.step()
         _follow(average, model, min(recipe.ema, (1 + step) / (10 + step)))
         step += 1
@@ -220,10 +222,15 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
+def _rivals(model: nn.Module) -> list[nn.Module]:
+    """A network and its adversaries, whose gradients are clipped each by itself."""
+    return list(model.children()) if hasattr(model, "critic") else [model]
+
+
 @torch.no_grad()
 def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
-    for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
-        slow.lerp_(fast, 1 - decay)
+    follow = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    follow(list(average.parameters()), list(model.parameters()), 0)
     for kept, now in zip(average.buffers(), model.buffers(), strict=True):
         kept.copy_(now)
 

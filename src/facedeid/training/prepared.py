@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -40,8 +41,10 @@ __all__ = [
     "judged",
     "lead",
     "networks",
+    "numbers",
     "r1",
     "ramp",
+    "shade",
     "sheet",
 ]
 
@@ -54,12 +57,21 @@ CHUNK = 64
 
 
 class Rivals(nn.Module):
-    """A network that changes faces and its adversary; only the network is exported."""
+    """A network that changes faces and its adversary; only the network is exported.
 
-    def __init__(self, net: nn.Module) -> None:
+    Args:
+        net: the network.
+        thorough: a wider and deeper adversary at two scales, nine times as large.
+    """
+
+    def __init__(self, net: nn.Module, *, thorough: bool = False) -> None:
         super().__init__()
         self.net = net
-        self.critic = MultiscaleDiscriminator(layers=2, scales=1, width=24)
+        self.critic = (
+            MultiscaleDiscriminator(layers=3, scales=2, width=48)
+            if thorough
+            else MultiscaleDiscriminator(layers=2, scales=1, width=24)
+        )
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """What the network makes of a batch."""
@@ -86,6 +98,12 @@ def networks(
         raise TrainingError("guides must include dlib, which finds the similar identities")
     distance = distance.requires_grad_(False).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return models, found, distance
+
+
+def numbers(terms: Mapping[str, Tensor]) -> dict[str, float]:
+    """The values of a loss's terms, read from the device at once."""
+    values = torch.stack([term.detach() for term in terms.values()]).tolist()
+    return dict(zip(terms, values, strict=True))
 
 
 def judged(critic: nn.Module, x: Tensor) -> Any:
@@ -176,21 +194,22 @@ class Prepared:
     ) -> Batch:
         """Some photos, mirrored, relit and blurred now and then unless `plain`."""
         rows = torch.randint(len(self.faces), (count,), generator=random)
-        images = self.faces.images[rows].float()
-        points, masks = self.faces.landmarks[rows], self.masks[rows].float() / 255
+        images = self.faces.images[rows].to(device).float()
+        points, masks = self.faces.landmarks[rows], self.masks[rows].to(device).float() / 255
         if not plain:
             flip = torch.rand(count, generator=random) < 0.5
-            images[flip], masks[flip] = images[flip].flip(-1), masks[flip].flip(-1)
+            turned = flip.to(device)
+            images[turned], masks[turned] = images[turned].flip(-1), masks[turned].flip(-1)
             points = mirrored(points, flip, images.shape[-1])
             images = coloured(images, random, share=0.3)
             images = shrunk(images, random, share=0.15, sides=(48, 100))
             images = blurred(images, random, share=0.1, sigma=(0.5, 1.2))
-        cover = (images / 127.5 - 1).to(device)
+        cover = images / 127.5 - 1
         return Batch(
             rows,
             cover.contiguous(memory_format=torch.channels_last),
             points,
-            masks[:, None].to(device),
+            masks[:, None],
             {name: vectors[rows].to(device) for name, vectors in self.own.items()},
         )
 
@@ -278,6 +297,11 @@ def alike(change: Tensor) -> Tensor:
 def colour(change: Tensor) -> Tensor:
     """What of a change N×3×H×W is not brightness."""
     return change - change.mean(1, keepdim=True)
+
+
+def shade(change: Tensor) -> Tensor:
+    """Mean square of a change's 8×8 px means, N×3×H×W: light and shade, pale faces, dark pits."""
+    return F.avg_pool2d(change, 8).square().mean()
 
 
 def displaced(models: Models, cover: Tensor, made: Tensor) -> Tensor:

@@ -41,7 +41,9 @@ from facedeid.training.prepared import (
     displaced,
     in_turn,
     networks,
+    numbers,
     ramp,
+    shade,
     sheet,
 )
 
@@ -98,6 +100,8 @@ class PrivateEncoderRecipe:
     """Weight of a pixel (of the 256 frame) by which chin, nose, eyes and mouth move."""
     adversarial: float = 0.5
     adversary_from: int = 200
+    thorough: bool = False
+    """Whether the adversary is the larger one of `Rivals`: for a GPU."""
     guides: tuple[str, ...] = CODED
     together: int = 2
 
@@ -185,8 +189,8 @@ class _OneLevel(nn.Module):
 class _Through(Rivals):
     """Faces as they come out of the frozen pair, whose weights are neither learned nor kept."""
 
-    def __init__(self, net: nn.Module, pair: LatentPair) -> None:
-        super().__init__(net)
+    def __init__(self, net: nn.Module, pair: LatentPair, *, thorough: bool) -> None:
+        super().__init__(net, thorough=thorough)
         self._pair = (pair,)
 
     def forward(self, faces: Tensor, beta: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
@@ -245,7 +249,7 @@ class PrivateTask:
             for guide in guides
         }
         self.pair = pair
-        self.model: nn.Module = _Through(net, pair)
+        self.model: nn.Module = _Through(net, pair, thorough=recipe.thorough)
 
     def similarity(self, guide: Recognizer, vectors: Tensor, own: Tensor) -> Tensor:
         """Cosine, N; of centred vectors where the recogniser's are not of unit length."""
@@ -286,7 +290,7 @@ class PrivateTask:
         if r.colour:
             parts["colour"] = r.colour * colour(moved).square().mean()
         if r.shade:
-            parts["shade"] = r.shade * F.avg_pool2d(moved, 8).square().mean()
+            parts["shade"] = r.shade * shade(moved)
         if r.landmarks:
             moves = displaced(self.models, cover, shown.clamp(-1, 1))
             parts["landmarks"] = r.landmarks * moves.mean()
@@ -297,7 +301,7 @@ class PrivateTask:
             parts["fooling"] = r.adversarial * ramp(step, r.adversary_from) * fooling
             parts["critic"] = critic
         loss = torch.stack(list(parts.values())).sum()
-        return loss, {name: value.item() for name, value in parts.items()}
+        return loss, numbers(parts)
 
     def _identity(
         self, step: int, shown: Tensor, batch: Batch, beta: Tensor, random: torch.Generator

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from facedeid.errors import TrainingError
-from facedeid.training.autoencoder import AutoencoderRecipe, EncoderRecipe
+from facedeid.training.autoencoder import AutoencoderRecipe, EncoderRecipe, JointRecipe
 from facedeid.training.embedding import EmbeddingRecipe
 from facedeid.training.generator import GeneratorRecipe
 from facedeid.training.hanawa import HanawaRecipe
@@ -27,6 +27,7 @@ AnyRecipe = (
     | HanawaRecipe
     | IdentityRecipe
     | AutoencoderRecipe
+    | JointRecipe
     | GeneratorRecipe
     | EncoderRecipe
     | WenRecipe
@@ -43,6 +44,7 @@ RECIPES: Mapping[str, type[AnyRecipe]] = {
     "identity-dp": IdentityRecipe,
     "identity-dp-paper": WenRecipe,
     "autoencoder": AutoencoderRecipe,
+    "joint": JointRecipe,
     "generator": GeneratorRecipe,
     "encoder": EncoderRecipe,
     "private-encoder": PrivateEncoderRecipe,

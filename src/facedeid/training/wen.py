@@ -28,7 +28,7 @@ from facedeid.nets.patch_discriminator import (
 )
 from facedeid.random import stream
 from facedeid.training.data import Faces
-from facedeid.training.prepared import Batch, Prepared, judged, sheet
+from facedeid.training.prepared import Batch, Prepared, judged, numbers, sheet
 
 __all__ = ["WenRecipe", "WenTask"]
 
@@ -154,7 +154,7 @@ class WenTask:
             "critic": critic,
         }
         total = torch.stack(list(terms.values())).sum()
-        return total, {name: value.item() for name, value in terms.items()}
+        return total, numbers(terms)
 
     def _adversarial(self, real: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
         """Losses of generator and discriminator; the former leaves the discriminator alone."""
