@@ -70,21 +70,22 @@ def test_without_noise_the_face_comes_back(portraits, name):
 
 
 def test_a_swapped_identity_leads_from_oneself_to_the_other(portraits):
-    """Before dlib to the other, over both directions (the two are alike: 0.67 apart); before a
-    judge that it never saw, at least away from oneself.
-    """
+    """The two are alike (0.67 apart for dlib), so what has to be nearer is so over both swaps."""
     net, dlib = MODELS.identity, MODELS.recognizer("dlib")
-    apart = []
+    to_other, from_oneself, before_a_judge = [], [], []
     for a, b in (("astronaut", "hopper"), ("hopper", "astronaut")):
         (_, _, crop, points), (_, _, other, other_points) = portraits[a], portraits[b]
         own, theirs = dlib.embed(crop, points), dlib.embed(other, other_points)
         with torch.no_grad():
             swapped, kept = (net(crop, net.unit(vector)) for vector in (theirs, own))
         found = dlib.embed(swapped, points)
-        apart.append(float(dlib.distance(found, theirs) - dlib.distance(found, own)))
         assert dlib.distance(found, theirs) < dlib.distance(own, theirs) - 0.05
-        assert judged(crop, swapped, points) > judged(crop, kept, points) + 0.05
-    assert sum(apart) < 0
+        to_other.append(float(dlib.distance(found, theirs)))
+        from_oneself.append(float(dlib.distance(found, own)))
+        before_a_judge.append(judged(crop, swapped, points) - judged(crop, kept, points))
+    assert sum(to_other) < sum(from_oneself)
+    assert min(before_a_judge) > 0
+    assert sum(before_a_judge) > 0.2  # one that the network never saw
 
 
 def test_the_facts_state_the_mechanism(portraits):
