@@ -19,6 +19,9 @@ METHODS = (
     "blur",
     "mask:shape=ellipse,color=[120,120,120]",
 )
+DRAWS = 4
+"""Times at most that a method with noise of its own is tried until no photo is withheld; each draw
+spends its budget again."""
 
 
 def portraits(folder: Path) -> None:
@@ -59,14 +62,18 @@ def run(folder: Path) -> int:
     failed = 0
     for method in METHODS:
         name = method.partition(":")[0]
-        result = protect_folder(
-            originals,
-            folder / name,
-            method,
-            overwrite=True,
-            seed=0 if parse(method).seedable else None,
-            ledger=str(folder / "budget.sqlite"),
-        )
+        seedable = parse(method).seedable
+        for _ in range(1 if seedable else DRAWS):
+            result = protect_folder(
+                originals,
+                folder / name,
+                method,
+                overwrite=True,
+                seed=0 if seedable else None,
+                ledger=str(folder / "budget.sqlite"),
+            )
+            if result.counts["protected"] == len(result.done):
+                break
         protected = result.counts["protected"]
         failed += len(result.done) - protected
         console.print(f"[bold]{method}[/]: {protected} of {len(result.done)} photos protected")

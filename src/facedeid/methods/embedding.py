@@ -13,7 +13,7 @@ from facedeid.losses import displacement
 from facedeid.methods.base import Deidentified, Method
 from facedeid.models import CODED, identity_codes, lookalikes
 from facedeid.nets.hiding import EmbeddingNet
-from facedeid.nets.residual import small
+from facedeid.nets.residual import retoned, small
 from facedeid.nets.speed import fast_bf16
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ CANDIDATES = 128
 
 RETRIES = 4
 """Further attempts before a face is given up."""
+COLOUR = 0.6
+"""Share of what the network changes beside brightness that is kept: the rest shows as cyan and pink
+tints, and hides little."""
 FAR = 0.9
 """Farther from oneself (dlib's scale; 0.6 is another person) is not worth a visible change."""
 CHANGE = 3.0
@@ -108,7 +111,7 @@ class FeatureEmbedding(Method):
         strength = torch.full((len(faces),), float(self.strength), device=models.device)
         codes = identity_codes(models)[identities.to(models.device)]
         made: Tensor = models.embedding(faces, codes, strength)
-        return made
+        return retoned(faces, made, brightness=1.0, colour=COLOUR)
 
     def _chosen(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor
 from facedeid.errors import OptionError
 from facedeid.methods.base import Deidentified, Method
 from facedeid.models import CODED
+from facedeid.nets.residual import retoned
 from facedeid.privacy import Laplace, SeededLaplace, Sensitivity, bounded
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ __all__ = ["IdentityDp"]
 
 SPAN = 32
 """Principal directions of the synthetic identities that `span` keeps."""
-COLOUR = 0.5
-"""Share of what the network changes beside brightness that is kept: the rest shows as green and
-pink tints, and hides little."""
+BRIGHTNESS, COLOUR = 1.1, 0.3
+"""Times that the network's change of brightness is taken, and its change of what is not brightness:
+that shows as green and pink tints, and hides little."""
 GRID = 4
 """Side of the grid over which attribute maps are averaged for attackers."""
 SCOPE = (
@@ -115,9 +116,8 @@ class IdentityDp(Method):
         noisy = F.normalize(mechanism.release(own)).float()
         released = self._projected(noisy, net, models).to(models.device)
         cover = faces.to(models.device)
-        change = net(cover, released) - cover
-        brightness = change.mean(1, keepdim=True)
-        made = cover + brightness + COLOUR * (change - brightness)
+        made = net(cover, released)
+        made = retoned(cover, made, brightness=BRIGHTNESS, colour=COLOUR)
         facts = {
             "epsilon": self.epsilon if math.isfinite(self.epsilon) else "infinite",
             "private": mechanism.private,

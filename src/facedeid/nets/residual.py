@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["changed", "small"]
+__all__ = ["changed", "retoned", "small"]
 
 
 def small(cover: Tensor, side: int) -> Tensor:
@@ -31,6 +31,15 @@ def changed(cover: Tensor, side: int, limit: float, network: Callable[[Tensor], 
         change = F.interpolate(change, (full, full), mode="bicubic", align_corners=False)
         change = change.clamp(-limit, limit)  # cubics overshoot
     return (cover + change).clamp(-1, 1)
+
+
+def retoned(cover: Tensor, made: Tensor, *, brightness: float, colour: float) -> Tensor:
+    """The change from cover to made with its brightness, and what is not brightness, so many times
+    as large: N×3×S×S in [-1, 1].
+    """
+    change = made - cover
+    level = change.mean(1, keepdim=True)
+    return (cover + brightness * level + colour * (change - level)).clamp(-1, 1)
 
 
 def _smoothed(change: Tensor) -> Tensor:
