@@ -5,6 +5,7 @@ from seedweights import fill, tensor
 
 from facedeid.errors import OptionError
 from facedeid.nets.hiding import EmbeddingNet, HidingConfig, HidingNet, tile
+from facedeid.nets.residual import retoned
 
 SMALL = {"width": 1 / 8, "identity": 32}
 
@@ -149,3 +150,12 @@ class TestEmbeddingNet:
         less = self.net()(0.3 * small_cover, code, torch.ones(2)) - 0.3 * small_cover
         shrunk = torch.nn.functional.interpolate(large, (128, 128), mode="area")
         assert torch.nn.functional.cosine_similarity(shrunk.flatten(), less.flatten(), 0) > 0.9
+
+
+def test_a_change_is_retoned_in_brightness_and_colour_apart():
+    cover = torch.zeros(1, 3, 2, 2)
+    grey = torch.full((1, 3, 2, 2), 0.2)
+    tint = torch.tensor([0.1, 0.0, -0.1]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    made = retoned(cover, cover + grey + tint, brightness=1.5, colour=0.5)
+    torch.testing.assert_close(made, 1.5 * grey + 0.5 * tint)
+    assert retoned(cover, cover + 5 * grey, brightness=1.5, colour=1.0).amax() == 1

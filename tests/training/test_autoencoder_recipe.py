@@ -19,19 +19,25 @@ from facedeid.training.recipes import configured
 
 CPU = torch.device("cpu")
 SMALL = ('guides=["dlib"]', "batch=4", "warmup=2", "lr=0.002")
+ADAPTIVE = ("steps=10", "horizon=200", "target=-1.5")
+"""A critic is always surer than the target."""
 
 
-def job(photos, out, *settings):
-    recipe = configured("autoencoder", [*SMALL, *settings])
+def job(photos, out, *settings, name="autoencoder", small=SMALL):
+    recipe = configured(name, [*small, *settings])
     return recipe, recipe.task(load_faces([photos], size=128), [], out, CPU, 3)
+
+
+def learned(photos, out, *settings, **options):
+    recipe, task = job(photos, out, *settings, **options)
+    how = Options(out=out, seed=3, log_every=1, bf16=False)
+    return out, train(recipe, task, how, say=lambda _: None), task
 
 
 @pytest.fixture(scope="module")
 def trained(photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("autoencoder")
-    recipe, task = job(photos, out, "steps=24", "adversary_from=20")
-    options = Options(out=out, seed=3, log_every=1, bf16=False)
-    return out, train(recipe, task, options, say=lambda _: None), task
+    return learned(photos, out, "steps=24", "adversary_from=20")
 
 
 def rows(out):
@@ -124,10 +130,7 @@ def test_the_mapping_network_learns_where_styles_lie():
 @pytest.fixture(scope="module")
 def gan(photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("generator")
-    recipe = configured("generator", ["batch=4", "steps=10", "horizon=200", "target=-1.5"])
-    task = recipe.task(load_faces([photos], size=128), [], out, CPU, 3)
-    options = Options(out=out, seed=3, log_every=1, bf16=False)
-    return out, train(recipe, task, options, say=lambda _: None), task
+    return learned(photos, out, "batch=4", *ADAPTIVE, name="generator", small=())
 
 
 def test_the_gan_adapts_its_augmentation_and_pays_the_penalty_now_and_then(gan):
@@ -147,11 +150,7 @@ def test_the_gan_adapts_its_augmentation_and_pays_the_penalty_now_and_then(gan):
 @pytest.fixture(scope="module")
 def joint(photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("joint")
-    settings = [*SMALL, "steps=10", "adversary_from=8", "horizon=200", "target=-1.5"]
-    recipe = configured("joint", settings)
-    task = recipe.task(load_faces([photos], size=128), [], out, CPU, 3)
-    options = Options(out=out, seed=3, log_every=1, bf16=False)
-    return out, train(recipe, task, options, say=lambda _: None), task
+    return learned(photos, out, "adversary_from=8", *ADAPTIVE, name="joint")
 
 
 def test_pair_and_gan_learn_at_once(joint):
