@@ -19,6 +19,7 @@ import csv
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -163,19 +164,21 @@ def draw(rows: list[dict[str, object]], judges: list[Recognizer], target: Path) 
 @torch.no_grad()
 def swap(people: list[Subject], judges: list[Recognizer], models: Models) -> str:
     """A Markdown table: the identity is that of the person half a list away, because LFW lists a
-    person several times in a row.
+    person several times in a row; their vector as it is, and turned away from one's own.
     """
     net, dlib = models.identity, models.recognizer("dlib")
     half = len(people) // 2
     units = [net.unit(dlib.embed(p.crop, p.points)) for p in people]
     lines = [
-        "| recogniser | nearer to the identity's person | accepted as them | accepted as the one "
-        "in the photo | own identity: accepted | n |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| recogniser | vector | nearer to the identity's person | accepted as them | accepted as "
+        "the one in the photo | own identity: accepted | n |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     own = [net(p.crop, u) for p, u in zip(people, units, strict=True)]
-    made = [net(p.crop, units[i - half]) for i, p in enumerate(people)]
-    for judge in judges:
+    straight = [net(p.crop, units[i - half]) for i, p in enumerate(people)]
+    turned = [net(p.crop, net.away(units[i - half], units[i])) for i, p in enumerate(people)]
+    kinds = {"theirs": straight, "turned away": turned}
+    for judge, (name, made) in product(judges, kinds.items()):
         limit, untouched = judge.threshold("best"), []
         nearer, theirs, still, back = [], [], [], []
         untouched = [judge.embed(p.crop, p.points) for p in people]
@@ -192,7 +195,7 @@ def swap(people: list[Subject], judges: list[Recognizer], models: Models) -> str
         cells = [
             f"{v:.3f} ({a:.3f}-{b:.3f})" for v, a, b in map(share, (nearer, theirs, still, back))
         ]
-        lines.append(f"| {judge.name} | {' | '.join(cells)} | {len(people)} |")
+        lines.append(f"| {judge.name} | {name} | {' | '.join(cells)} | {len(people)} |")
     pairs = [(levels(p.crop), levels(o)) for p, o in zip(people, own, strict=True)]
     lines.append("")
     lines.append(

@@ -250,3 +250,11 @@ def test_attention_mixes_what_autocast_leaves_in_two_precisions():
     with torch.autocast("cpu", torch.bfloat16):
         mixed = block(h, attributes, identity)
     torch.testing.assert_close(mixed.float(), plain, atol=0.05, rtol=0.05)
+
+
+def test_a_vector_is_turned_away_from_ones_own():
+    wanted, own = torch.nn.functional.normalize(torch.randn(2, 4, 128), dim=-1)
+    turned = IdentityNet.away(wanted, own)
+    torch.testing.assert_close(turned.norm(dim=1), torch.ones(4))
+    assert ((turned * own).sum(1) < (wanted * own).sum(1)).all()
+    assert ((turned * wanted).sum(1) > 0.8).all()

@@ -295,6 +295,15 @@ class IdentityNet(nn.Module):
         """dlib's vectors N×128, centred and normalised: what the network takes as an identity."""
         return F.normalize(vectors - self.centre.to(vectors))
 
+    @staticmethod
+    def away(wanted: Tensor, own: Tensor) -> Tensor:
+        """Unit vectors N×128 of other people, turned away from the faces' own: for swaps.
+
+        The network goes the less far, the more alike two vectors are, and people of one
+        origin are.
+        """
+        return F.normalize(wanted - 0.5 * own)
+
     def attributes(self, faces: Tensor) -> list[Tensor]:
         """The attribute maps, coarse to fine: what is kept of the faces."""
         maps: list[Tensor] = self.aei.encoder(small(faces, self.SIDE))
