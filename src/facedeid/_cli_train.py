@@ -23,8 +23,9 @@ def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="recognizer, perceptual, feature-embedding[-paper], identity-dp[-paper], "
-            "autoencoder, generator, encoder or private-encoder[-paper]."
+            help="recognizer, perceptual, landmarks, feature-embedding[-paper], "
+            "identity-dp[-paper], autoencoder, joint, generator, encoder or "
+            "private-encoder[-paper]."
         ),
     ],
     data: Annotated[

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from facedeid.errors import OptionError
+from facedeid.nets.residual import tint
 
 if TYPE_CHECKING:
     from facedeid.models import Models
@@ -152,6 +153,5 @@ class Method:
 
 def _toned(made: Tensor, faces: Tensor) -> Tensor:
     """Grey where the face was, within what JPEG does to grey; N×3×S×S."""
-    colour = (faces - faces.mean(1, keepdim=True)).abs().flatten(1).mean(1)
-    grey = (colour < COLOURLESS)[:, None, None, None]
+    grey = (tint(faces).abs().flatten(1).mean(1) < COLOURLESS)[:, None, None, None]
     return torch.where(grey, made.mean(1, keepdim=True).expand_as(made), made)

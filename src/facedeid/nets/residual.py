@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["changed", "retoned", "small"]
+__all__ = ["changed", "retoned", "small", "tint"]
 
 
 def small(cover: Tensor, side: int) -> Tensor:
@@ -33,13 +33,18 @@ def changed(cover: Tensor, side: int, limit: float, network: Callable[[Tensor], 
     return (cover + change).clamp(-1, 1)
 
 
+def tint(x: Tensor) -> Tensor:
+    """What of a picture or a change N×3×H×W is not brightness."""
+    return x - x.mean(1, keepdim=True)
+
+
 def retoned(cover: Tensor, made: Tensor, *, brightness: float, colour: float) -> Tensor:
     """The change from cover to made with its brightness, and what is not brightness, so many times
     as large: N×3×S×S in [-1, 1].
     """
     change = made - cover
-    level = change.mean(1, keepdim=True)
-    return (cover + brightness * level + colour * (change - level)).clamp(-1, 1)
+    tinted = tint(change)
+    return (cover + brightness * (change - tinted) + colour * tinted).clamp(-1, 1)
 
 
 def _smoothed(change: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from facedeid.nets.stylegan2 import Generator
 from facedeid.random import stream
 from facedeid.training.augment import Chance
 from facedeid.training.data import Faces
-from facedeid.training.generator import Draw, contest, drawn, lazily
+from facedeid.training.generator import Draw, Sampling, contest, drawn, lazily
 from facedeid.training.prepared import (
     MARGINS,
     Batch,
@@ -50,8 +50,6 @@ __all__ = [
     "fit_mapping",
 ]
 
-LOG_EVERY = 500
-"""Steps between notes of the probability of augmentation."""
 NARROW = 0.05
 """Standard deviation of styles below which directions are not told apart."""
 
@@ -66,8 +64,6 @@ class AutoencoderRecipe:
     bf16: ClassVar[bool] = True
     betas: ClassVar[tuple[float, float]] = (0.5, 0.99)
     small: ClassVar[Mapping[str, Any]] = {"batch": 4}
-    sampled: ClassVar[bool] = False
-    """Whether samples of the mapping network are judged too."""
     joint: ClassVar[bool] = True
     """Whether the generator learns too."""
 
@@ -148,7 +144,7 @@ class EncoderRecipe(AutoencoderRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class JointRecipe(AutoencoderRecipe):
+class JointRecipe(AutoencoderRecipe, Sampling):
     """The auto-encoder, and at the same time StyleGAN2 (as in AE-StyleGAN, Han et al. 2022): faces
     of the mapping network's styles are judged by StyleGAN2's discriminator with adaptive
     augmentation, and the encoder learns to find the styles of such faces.
@@ -157,7 +153,6 @@ class JointRecipe(AutoencoderRecipe):
     name: ClassVar[str] = "joint"
     summary: ClassVar[str] = "a compact StyleGAN2 and its W+ encoder at once (GPU)"
     betas: ClassVar[tuple[float, float]] = (0.0, 0.99)
-    sampled: ClassVar[bool] = True
 
     steps: int = 10_000
     batch: int = 48
@@ -167,11 +162,6 @@ class JointRecipe(AutoencoderRecipe):
     identity: float = 1.0
     samples: float = 0.5
     """Weight of StyleGAN2's loss."""
-    r1: float = 1.0
-    mixing: float = 0.9
-    target: float = 0.6
-    horizon: int = 100_000
-    """As of the recipe `generator`."""
     inverse: float = 0.5
     """Weight of the squared distance of a sample's codes to its styles."""
 
@@ -227,8 +217,9 @@ class AutoencoderTask:
         self.training, self._held_out = Prepared.parts(data, guides, out)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model: nn.Module = _Contest(sampled=recipe.sampled)
+            self.model: nn.Module = _Contest(sampled=isinstance(recipe, JointRecipe))
         self.chance: Chance | None = None
+        """Of augmentation, where samples of the mapping network are judged too."""
         if isinstance(recipe, JointRecipe):
             self.chance = Chance(recipe.target, recipe.horizon)
         self.finished: StylePair | None = None
@@ -266,7 +257,8 @@ class AutoencoderTask:
             fooling, parts["critic"] = adversarial(critic, batch.cover, torch.cat([made, *more]))
             parts["fooling"] = r.adversarial * ramp(step, r.adversary_from) * fooling
         loss = torch.stack(list(parts.values())).sum()
-        return loss, numbers(parts)
+        p = {} if self.chance is None else {"p": self.chance.p}
+        return loss, {**numbers(parts), **p}
 
     def _sampled(
         self, step: int, samples: Tensor, styles: Tensor, codes: Tensor, random: torch.Generator
@@ -292,8 +284,6 @@ class AutoencoderTask:
         """Augmentation is turned up or down, where there is any."""
         if self.chance is not None:
             self.chance.adapt(step, self.recipe.batch)
-            if step % LOG_EVERY == 0:
-                return {"p": self.chance.p}
         return {}
 
     def state(self) -> dict[str, Any]:
@@ -323,7 +313,7 @@ class AutoencoderTask:
         it learns where styles are.
         """
         del model.critic
-        if self.recipe.sampled:
+        if self.chance is not None:
             del model.connoisseur
         pair = model.get_submodule("pair")
         assert isinstance(pair, StylePair)
@@ -333,7 +323,7 @@ class AutoencoderTask:
             codes = torch.cat([pair.encode(batch.cover) for batch in batches])
         if self.recipe.joint:
             offsets = torch.zeros_like(codes[0])
-            if not self.recipe.sampled:
+            if self.chance is None:
                 offsets = codes.mean(0) - codes.mean((0, 1))
                 pair.generator.absorb(offsets)
                 codes = codes - offsets
@@ -376,7 +366,7 @@ class AutoencoderTask:
         made, codes = pair(batch.cover)
         samples = pair.decode(pair.sample(12, stream(1, "grid")))
         rows = [batch.cover, made, pair.decode((codes + codes.roll(1, 0)) / 2), samples]
-        if self.recipe.sampled:
+        if self.chance is not None:
             z = torch.randn(12, STYLE, generator=stream(2, "grid")).to(self.device)
             rows.append(pair.decode(pair.generator.latent(z)))
         return sheet(rows)

@@ -20,6 +20,7 @@ from facedeid.losses import ssim
 from facedeid.models import CODED, Models, Recognizer, identity_codes, lookalikes
 from facedeid.nets.hiding import Conditioning, EmbeddingNet
 from facedeid.nets.lpips import Lpips
+from facedeid.nets.residual import tint
 from facedeid.random import stream
 from facedeid.training.data import Faces
 from facedeid.training.prepared import (
@@ -30,7 +31,6 @@ from facedeid.training.prepared import (
     adversarial,
     alike,
     around,
-    colour,
     displaced,
     in_turn,
     lead,
@@ -169,7 +169,7 @@ class EmbeddingTask:
             "perceptual": r.perceptual * self.distance(cover, made).mean(),
             "structure": r.structure * (1 - ssim(cover, made)).mean(),
             "pixels": r.pixels * (careful * change.square()).mean(),
-            "colour": r.colour * colour(change).square().mean(),
+            "colour": r.colour * tint(change).square().mean(),
             "shade": r.shade * shade(change),
             "common": r.common * alike(change),
             "landmarks": r.landmarks * displaced(self.models, cover, made).mean(),

@@ -30,7 +30,7 @@ from facedeid.training.augment import Chance, augmented
 from facedeid.training.data import Faces
 from facedeid.training.prepared import judged, numbers, r1, sheet
 
-__all__ = ["Draw", "GeneratorRecipe", "GeneratorTask", "contest", "drawn", "lazily"]
+__all__ = ["Draw", "GeneratorRecipe", "GeneratorTask", "Sampling", "contest", "drawn", "lazily"]
 
 PENALTY_EVERY = 16
 SAMPLES = 500
@@ -124,7 +124,21 @@ def lazily(gamma: float, step: int) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratorRecipe:
+class Sampling:
+    """What recipes with StyleGAN2's discriminator have in common."""
+
+    r1: float = 1.0
+    """γ, of the penalty that is paid every 16 steps."""
+    mixing: float = 0.9
+    """Share of faces with two styles."""
+    target: float = 0.6
+    """Share of real photos that the discriminator should be sure of, less that of the others."""
+    horizon: int = 100_000
+    """Photos after which the probability of augmentation may have gone from 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorRecipe(Sampling):
     """Hyper-parameters of the GAN."""
 
     name: ClassVar[str] = "generator"
@@ -141,14 +155,6 @@ class GeneratorRecipe:
     warmup: int = 0
     decay_from: float = 0.9
     ema: float = 0.999
-    r1: float = 1.0
-    """γ, of the penalty that is paid every 16 steps."""
-    mixing: float = 0.9
-    """Share of faces with two styles."""
-    target: float = 0.6
-    """Share of real photos that the discriminator should be sure of, less that of the others."""
-    horizon: int = 100_000
-    """Photos after which the probability of augmentation may have gone from 0 to 1."""
 
     def task(
         self, data: Faces, teachers: Sequence[str], out: Path, device: torch.device, seed: int

@@ -21,6 +21,7 @@ from facedeid.losses import ssim
 from facedeid.models import CODED, Models, Recognizer
 from facedeid.nets.aei import IdentityNet
 from facedeid.nets.lpips import Lpips
+from facedeid.nets.residual import tint
 from facedeid.random import stream
 from facedeid.training.data import Faces
 from facedeid.training.prepared import (
@@ -31,7 +32,6 @@ from facedeid.training.prepared import (
     adversarial,
     alike,
     around,
-    colour,
     displaced,
     in_turn,
     lead,
@@ -175,7 +175,7 @@ class IdentityTask:
             "structure": r.structure * ((1 + 3 * kept) * (1 - ssim(cover, made))).mean(),
             "pixels": r.pixels * (careful * change.square()).mean(),
             "outside": r.outside * ((1 - batch.mask) * (whole - cover).square()).mean(),
-            "colour": r.colour * colour(change).square().mean(),
+            "colour": r.colour * tint(change).square().mean(),
             "common": r.common * alike(change),
             "shade": r.shade * shade(change),
             "landmarks": r.landmarks * displaced(self.models, cover, made).mean(),

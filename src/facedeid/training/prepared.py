@@ -35,7 +35,6 @@ __all__ = [
     "adversarial",
     "alike",
     "around",
-    "colour",
     "displaced",
     "in_turn",
     "judged",
@@ -292,11 +291,6 @@ def alike(change: Tensor) -> Tensor:
     count = len(change)
     product = (change.sum(0).square() - change.square().sum(0)).mean() / (count * (count - 1))
     return product.relu()
-
-
-def colour(change: Tensor) -> Tensor:
-    """What of a change N×3×H×W is not brightness."""
-    return change - change.mean(1, keepdim=True)
 
 
 def shade(change: Tensor) -> Tensor:

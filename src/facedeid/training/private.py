@@ -26,6 +26,7 @@ from facedeid.models import CODED, Models, Recognizer
 from facedeid.nets.lpips import Lpips
 from facedeid.nets.private_encoder import PrivateEncoder, residue
 from facedeid.nets.psp import GradualStyleEncoder, PSp
+from facedeid.nets.residual import tint
 from facedeid.nets.style_pair import LatentPair, StylePair
 from facedeid.random import stream
 from facedeid.training.data import Faces
@@ -37,7 +38,6 @@ from facedeid.training.prepared import (
     Rivals,
     adversarial,
     around,
-    colour,
     displaced,
     in_turn,
     networks,
@@ -288,7 +288,7 @@ class PrivateTask:
         if r.structure:
             parts["structure"] = r.structure * (1 - ssim(cover, shown)).mean()
         if r.colour:
-            parts["colour"] = r.colour * colour(moved).square().mean()
+            parts["colour"] = r.colour * tint(moved).square().mean()
         if r.shade:
             parts["shade"] = r.shade * shade(moved)
         if r.landmarks:
