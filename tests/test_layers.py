@@ -21,6 +21,7 @@ ROOMS = [
     "privacy",
     "models",
     "faces",
+    "registration",
     "inversion",
     "methods",
     "verification",

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from facedeid.faces import frame_masks
 from facedeid.landmarks import MEAN_FACE
 from facedeid.losses import mse, perceptual
+from facedeid.nets.landmark_net import LandmarkNet
 from facedeid.nets.lpips import Lpips
 from facedeid.nets.residual import small
 from facedeid.nets.style_pair import LatentPair
+from facedeid.registration import Registration
 
-__all__ = ["Detail", "Inverted", "change", "invert", "refined", "scaled", "tuned"]
+__all__ = ["Detail", "Inverted", "change", "inner", "invert", "refined", "scaled", "tuned"]
 
 Detail = Literal["kept", "none"]
 """`none`: a face is what the generator makes. `kept`: it is the photo, and within the face what
@@ -26,7 +28,21 @@ COLOUR = 0.25
 """How much of a change of colour beside brightness is kept: skin that turns green shows at once,
 and recognisers hardly look at it."""
 
+BORDER = 12
+"""Pixels (of 256) within the face's edge over which what is generated fades into the photo: hair,
+jaw and ears are the photo's, which takes little from what changes who it is."""
+
 _Pair = TypeVar("_Pair", bound=LatentPair)
+
+
+def inner(mask: Tensor) -> Tensor:
+    """A face's mask N×1×s×s, without a border of `BORDER` and soft over another."""
+    width = round(mask.shape[-1] * BORDER / 256)
+    if not width:
+        return mask
+    outside = F.pad(1 - mask, [width] * 4, value=1.0)
+    core = 1 - F.max_pool2d(outside, 2 * width + 1, 1)
+    return mask * F.avg_pool2d(core, 2 * width + 1, 1, width)
 
 
 def change(made: Tensor, base: Tensor, cover: Tensor, residue: Tensor | float = 1.0) -> Tensor:
@@ -48,16 +64,30 @@ class Inverted:
     landmarks: Tensor
     """N×68×2 in pixels of the cover."""
     mask: Tensor
-    """N×1×s×s, 1 over the face: as it is pasted back."""
+    """N×1×s×s, 1 well within the face: where detail "kept" shows what is generated (`inner`)."""
     codes: Tensor
     """W+, N×L×D."""
     base: Tensor
     """The reconstruction, N×3×s×s, not clipped."""
+    place: Registration | None = None
+    """Moves features back to where the faces have them."""
 
     def rows(self, rows: Tensor) -> "Inverted":
         """Some of the faces."""
-        parts = (self.cover, self.landmarks, self.mask, self.codes, self.base)
-        return Inverted(*(part[rows.to(part.device)] for part in parts))
+
+        def of(part: Tensor) -> Tensor:
+            return part[rows.to(part.device)]
+
+        place = None if self.place is None else self.place.rows(rows)
+        return Inverted(
+            of(self.cover), of(self.landmarks), of(self.mask), of(self.codes), of(self.base), place
+        )
+
+    def registered(self, made: Tensor, detail: Detail, residue: float = 1.0) -> Tensor:
+        """Generated faces N×3×s×s with their features at the places of the faces', if asked for."""
+        if self.place is None:
+            return made
+        return self.place(made, self.shown(made, detail, residue))
 
     def shown(self, made: Tensor, detail: Detail, residue: float = 1.0) -> Tensor:
         """What a viewer gets of generated faces N×3×s×s, at the generator's resolution."""
@@ -67,11 +97,12 @@ class Inverted:
         return (self.cover + self.mask * part).clamp(-1, 1)
 
     def full(self, faces: Tensor, made: Tensor, detail: Detail, residue: float = 1.0) -> Tensor:
-        """`shown` at the resolution of the faces, N×3×S×S, and without the mask: pasting has it."""
+        """`shown` at the resolution of the faces, N×3×S×S."""
         large, base = (_enlarged(x, faces) for x in (made, self.base))
         if detail == "none":
             return large.clamp(-1, 1)
-        return (faces + change(large, base, faces, residue)).clamp(-1, 1)
+        mask = _enlarged(self.mask, faces).clamp(0, 1)
+        return (faces + mask * change(large, base, faces, residue)).clamp(-1, 1)
 
 
 def _enlarged(x: Tensor, like: Tensor) -> Tensor:
@@ -86,15 +117,25 @@ def scaled(landmarks: Tensor, old: int, new: int) -> Tensor:
 
 
 @torch.no_grad()
-def invert(pair: LatentPair, faces: Tensor, landmarks: Tensor | None) -> Inverted:
-    """Encode aligned faces N×3×S×S in [-1, 1]; landmarks N×68×2, or None for the mean face's."""
+def invert(
+    pair: LatentPair,
+    faces: Tensor,
+    landmarks: Tensor | None,
+    network: LandmarkNet | None = None,
+) -> Inverted:
+    """Encode aligned faces N×3×S×S in [-1, 1]; landmarks N×68×2, or None for the mean face's.
+
+    `network`: places landmarks for `Inverted.registered`; None: features stay where they are made.
+    """
     full = faces.shape[-1]
     if landmarks is None:
         landmarks = torch.from_numpy(MEAN_FACE * full).float().expand(len(faces), -1, -1)
     codes = pair.encode(faces)
     points = scaled(landmarks, full, pair.side)
-    mask = frame_masks(points, pair.side).to(faces)
-    return Inverted(small(faces, pair.side), points, mask, codes, pair.decode(codes))
+    mask = inner(frame_masks(points, pair.side).to(faces))
+    cover = small(faces, pair.side)
+    place = None if network is None else Registration.of(network, cover)
+    return Inverted(cover, points, mask, codes, pair.decode(codes), place)
 
 
 def refined(

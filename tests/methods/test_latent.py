@@ -5,7 +5,7 @@ import torch
 
 from facedeid.errors import OptionError, WeightsError
 from facedeid.faces import align, detect, frame, frame_masks
-from facedeid.inversion import Inverted, invert, refined, scaled, tuned
+from facedeid.inversion import Inverted, inner, invert, refined, scaled, tuned
 from facedeid.losses import displacement, mse, ssim
 from facedeid.methods import create, parse
 from facedeid.methods.fsap import Likeness, Perturbation, Steps, perturb
@@ -124,7 +124,8 @@ def test_fsap_stops_at_the_first_picture_beyond_tau(portraits):
 @pytest.mark.parametrize(("expression", "share"), [(0, 0.7), (3, 0.9)])
 def test_keeping_attributes_costs_less_picture_for_as_much_identity(portraits, expression, share):
     options = {"tau": 0.3, "identity_step": 0.05, "iterations": 40, **FREE}
-    options["expression"] = expression  # 0: the paper's three losses; a fourth takes its share
+    # 0: the three losses of the paper; a fourth takes its share
+    options |= {"expression": expression, "registered": False}
     both = applied(create("fsap", inner=6, attribute_step=0.02, **options), portraits)
     alone = applied(create("fsap", mode="id-only", **options), portraits)
     assert all(f["converged"] for f in (*both.facts, *alone.facts))
@@ -173,10 +174,35 @@ def test_expression_keeps_landmarks_in_place(portraits):
     crops, points = portraits
     places = []
     for weight in (0, 3):
-        result = applied(create("fsap", tau=2, iterations=4, expression=weight), portraits)
+        method = create("fsap", tau=2, iterations=4, expression=weight, registered=False)
+        result = applied(method, portraits)
         shown = crops + frame_masks(points, 256) * (result.faces - crops)
         places.append(displacement(MODELS.landmarks(crops), MODELS.landmarks(shown), 256))
     assert places[1].mean() < 0.8 * places[0].mean()
+
+
+def test_registered_faces_have_their_features_where_the_photo_has_them(portraits):
+    pair, (crops, points) = MODELS.pair(), portraits
+    found = invert(pair, crops, points, MODELS.landmarks)
+    still = found.registered(found.cover, "none")
+    torch.testing.assert_close(still, found.cover, atol=1e-3, rtol=0)
+    made = pair.decode(found.codes.flip(0))
+    own = MODELS.landmarks(found.cover)
+    before, after = (
+        displacement(own, MODELS.landmarks(found.shown(x, "kept", 0.1)), 128)
+        for x in (made, found.registered(made, "kept", 0.1))
+    )
+    assert (after < 0.7 * before).all()
+    alone = found.rows(torch.tensor([1])).registered(made[1:], "kept", 0.1)
+    torch.testing.assert_close(alone[0], found.registered(made, "kept", 0.1)[1], atol=1e-3, rtol=0)
+
+
+def test_the_border_of_a_face_is_the_photos(found):
+    whole = frame_masks(found.landmarks, found.cover.shape[-1])
+    assert (inner(whole) <= whole).all()
+    assert torch.equal(found.mask, inner(whole))
+    assert 0.4 < float(inner(whole).sum() / whole.sum()) < 0.8
+    assert torch.equal(inner(torch.ones(1, 1, 4, 4)), torch.ones(1, 1, 4, 4))
 
 
 def test_likely_codes_leave_what_is_off_the_axes_and_stay_near_the_mean(found):

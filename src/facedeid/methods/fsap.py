@@ -148,7 +148,7 @@ class Perturbation(Problem):
         part = self.found.rows(rows)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            shown = part.shown(self.decoded(leaf), self.detail, self.residue)
+            shown = part.shown(self.decoded(leaf, part), self.detail, self.residue)
             if i % (1 + self.inner) == 0:
                 apart = self.apart(shown, rows)
                 loss = -apart.mean(0).sum()
@@ -163,10 +163,11 @@ class Perturbation(Problem):
                 total += weight * sign
         return total[None]
 
-    def decoded(self, codes: Tensor) -> Tensor:
-        """The generator's faces."""
+    def decoded(self, codes: Tensor, found: Inverted) -> Tensor:
+        """What the generator makes of codes of these faces, registered if that is asked for."""
         with torch.autocast(codes.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.pair.decode(codes).float()
+            made = self.pair.decode(codes).float()
+        return found.registered(made, self.detail, self.residue)
 
     @torch.no_grad()
     def _note(self, x: Tensor, shown: Tensor, apart: Tensor, rows: Tensor) -> None:
@@ -209,13 +210,15 @@ class Fsap(Adversarial):
 
     Beyond the paper: `space` "likely" takes every step to where the pair's prior finds faces
     (`StylePair.likely`), so that it becomes somebody else instead of a pattern that one recogniser
-    misreads; `expression` weighs a fourth attribute loss, how far landmarks move (0: without);
-    `detail` "kept" (see `facedeid.inversion`) with the share `residue` of what the generator cannot
-    draw (less looks softer and hides more); `momentum`, several recognisers, `refine` steps of
-    latent optimisation and `tune` of pivotal tuning before, `pair` "psp" for the published
-    networks, which have no prior (all of W+ is open there). Step sizes are in units of the codes;
-    the defaults suit "likely". The paper's setting: iterations 100, inner 6, identity_step 0.02,
-    attribute_step 0.008, expression 0, space "all", detail "none".
+    misreads; `registered` warps what is generated so that features stay where the photo has them
+    (`facedeid.registration`), and `expression` weighs a fourth attribute loss, how far landmarks
+    still move (0: without); `detail` "kept" (see `facedeid.inversion`) with the share `residue` of
+    what the generator cannot draw (less looks softer and hides more); `momentum`, several
+    recognisers, `refine` steps of latent optimisation and `tune` of pivotal tuning before, `pair`
+    "psp" for the published networks, which have no prior (all of W+ is open there). Step sizes are
+    in units of the codes; the defaults suit "likely". The paper's setting: iterations 100, inner 6,
+    identity_step 0.02, attribute_step 0.008, expression 0, registered False, space "all", detail
+    "none".
     """
 
     name: ClassVar[str] = "fsap"
@@ -225,13 +228,14 @@ class Fsap(Adversarial):
     iterations: int = 20
     inner: int = 2
     identity_step: float = 0.4
-    attribute_step: float = 0.05
+    attribute_step: float = 0.03
     mode: Mode = "bi-loss"
     momentum: float = 0.0
     detail: Detail = "kept"
-    residue: float = 0.15
+    residue: float = 0.1
     space: Space = "likely"
-    expression: float = 3.0
+    expression: float = 1.0
+    registered: bool = True
     refine: int = 0
     tune: int = 0
     pair: str = "facedeid"
@@ -317,7 +321,7 @@ class Fsap(Adversarial):
         rule = Steps(self.identity_step, self.attribute_step, inner, self.momentum)
         codes, converged = perturb(problem, rule, self.iterations)
         with torch.no_grad():
-            result = found.full(faces, problem.decoded(codes), self.detail, self.residue)
+            result = found.full(faces, problem.decoded(codes, found), self.detail, self.residue)
         facts = [
             {
                 "converged": bool(converged[n]),
@@ -334,7 +338,7 @@ class Fsap(Adversarial):
         self, faces: Tensor, landmarks: Tensor | None, models: "Models"
     ) -> tuple["LatentPair", Inverted]:
         pair = models.pair(self.pair)
-        found = invert(pair, faces, landmarks)
+        found = invert(pair, faces, landmarks, models.landmarks if self.registered else None)
         if self.refine:
             found = refined(pair, found, models.perceptual, steps=self.refine)
         if self.tune:

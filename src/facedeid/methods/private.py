@@ -106,11 +106,11 @@ class PrivateEncoding(Method):
         """One forward pass; the facts say which similarity was asked for and which is measured."""
         batch, beta = faces.to(models.device), self.level
         pair = models.pair()
-        found = invert(pair, batch, landmarks)
+        found = invert(pair, batch, landmarks, models.landmarks if self.detail == "kept" else None)
         levels = torch.full((len(batch),), beta, device=models.device)
         codes = pair.likely(models.private_encoder(batch, levels), found.codes)
-        made = pair.decode(codes)
         kept = float(residue(levels[0]))
+        made = found.registered(pair.decode(codes), self.detail, kept)
         result = found.full(batch, made, self.detail, kept)
         judge = models.recognizer(JUDGE)
         own, after = (

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from facedeid.errors import TrainingError
 from facedeid.losses import ssim
+from facedeid.methods.embedding import COLOUR
 from facedeid.models import CODED, Models, Recognizer, identity_codes, lookalikes
 from facedeid.nets.hiding import Conditioning, EmbeddingNet
 from facedeid.nets.lpips import Lpips
-from facedeid.nets.residual import tint
+from facedeid.nets.residual import retoned, tint
 from facedeid.random import stream
 from facedeid.training.data import Faces
 from facedeid.training.prepared import (
@@ -72,17 +73,21 @@ class EmbeddingRecipe:
     identity: float = 16.0
     """Weight of both identity terms, mean over the recognisers."""
     perceptual: float = 5.0
-    structure: float = 4.0
+    structure: float = 4.5
     pixels: float = 4.0
     """Weight of the squared change, five times that at the eyes (gaze) and the upper lip
     (beards)."""
     colour: float = 60.0
     """Weight of the squared change of colour beside brightness."""
+    kept: float = COLOUR
+    """Share of that change which the losses see, as the method keeps it."""
     common: float = 100.0
     """Weight of the mean product of the changes of different faces."""
     landmarks: float = 0.4
     """Weight of a pixel (of the 256 frame) by which chin, nose, eyes and mouth move, by
     `facedeid-landmarks`: expression, gaze and pose."""
+    eyes: float = 2.0
+    """How much more a pixel of the eyes weighs than one of the others."""
     shade: float = 10.0
     """Weight of the squared change of 8×8 px means: blotches, dark and pale."""
     adversarial: float = 0.4
@@ -92,6 +97,8 @@ class EmbeddingRecipe:
     """Whether the adversary is the larger one of `Rivals`: for a GPU."""
     continued: bool = False
     """Whether to begin with the network that ships instead of a new one."""
+    margin: float = 1.03
+    """Multiplies the distance to keep from oneself (`prepared.MARGINS`)."""
     lookalikes: int = 128
     """Synthetic identities to choose from: those most like the face, by dlib."""
     guides: tuple[str, ...] = CODED
@@ -152,8 +159,9 @@ class EmbeddingTask:
         strength = torch.where(torch.rand(r.batch, generator=random) < 0.5, 1.0, strength)
         strength = strength.to(self.device)
         cover = batch.cover
-        made = batch.within(model(cover, self.codes[target], strength).float())
+        made = self._within(batch, model(cover, self.codes[target], strength).float())
         change = made - cover
+        places = cover.new_tensor([1, 1, r.eyes, 1])
         careful = 1 + 4 * around(batch.landmarks, cover.shape[-1], CAREFUL).to(self.device)
 
         parts = {
@@ -165,6 +173,7 @@ class EmbeddingTask:
                 {name: self.models.identities(name)[target] for name in batch.own},
                 strength,
                 random,
+                margin=r.margin,
             ),
             "perceptual": r.perceptual * self.distance(cover, made).mean(),
             "structure": r.structure * (1 - ssim(cover, made)).mean(),
@@ -172,7 +181,7 @@ class EmbeddingTask:
             "colour": r.colour * tint(change).square().mean(),
             "shade": r.shade * shade(change),
             "common": r.common * alike(change),
-            "landmarks": r.landmarks * displaced(self.models, cover, made).mean(),
+            "landmarks": r.landmarks * (places * displaced(self.models, cover, made)).mean(),
         }
         fooling, critic = adversarial(self.model.get_submodule("critic"), cover, made)
         parts["fooling"] = r.adversarial * ramp(step, r.adversary_from) * fooling
@@ -209,7 +218,12 @@ class EmbeddingTask:
         self, model: nn.Module, batch: Batch, target: Tensor, strength: float = 1.0
     ) -> Tensor:
         full = torch.full((len(batch.cover),), strength, device=self.device)
-        return batch.within(model(batch.cover, self.codes[target], full))
+        return self._within(batch, model(batch.cover, self.codes[target], full))
+
+    def _within(self, batch: Batch, made: Tensor) -> Tensor:
+        """As the method releases it: a share of the colours, inside the face."""
+        kept = retoned(batch.cover, made, brightness=1.0, colour=self.recipe.kept)
+        return batch.within(kept)
 
     @torch.no_grad()
     def grid(self) -> Tensor:

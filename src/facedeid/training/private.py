@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facedeid.errors import FacedeidError, TrainingError
-from facedeid.inversion import Detail, change
+from facedeid.inversion import Detail, change, inner
 from facedeid.losses import mse, ssim
 from facedeid.models import CODED, Models, Recognizer
 from facedeid.nets.lpips import Lpips
@@ -29,6 +29,7 @@ from facedeid.nets.psp import GradualStyleEncoder, PSp
 from facedeid.nets.residual import tint
 from facedeid.nets.style_pair import LatentPair, StylePair
 from facedeid.random import stream
+from facedeid.registration import Registration
 from facedeid.training.data import Faces
 from facedeid.training.diversity import diverse, jittered_landmarks
 from facedeid.training.prepared import (
@@ -82,7 +83,7 @@ class PrivateEncoderRecipe:
     """Similarity that β = 0 asks of the guides: recognisers that are none see more of it."""
     pixels: float = 5.0
     """λ1, of the squared error."""
-    perceptual: float = 2.0
+    perceptual: float = 3.0
     """λ2."""
     identity: float = 14.0
     """λ3, of |similarity wanted - measured|, mean over the guides of a step."""
@@ -98,10 +99,12 @@ class PrivateEncoderRecipe:
     """Of codes that the pair's prior would not draw: they make no faces, or one and the same."""
     landmarks: float = 0.25
     """Weight of a pixel (of the 256 frame) by which chin, nose, eyes and mouth move."""
-    adversarial: float = 0.5
+    adversarial: float = 1.0
     adversary_from: int = 200
     thorough: bool = False
     """Whether the adversary is the larger one of `Rivals`: for a GPU."""
+    continued: bool = False
+    """Whether to begin with the network that ships instead of the pair's encoder."""
     guides: tuple[str, ...] = CODED
     together: int = 2
 
@@ -113,8 +116,11 @@ class PrivateEncoderRecipe:
         pair = _pair(self.name, self.pair, models)
         assert isinstance(pair, StylePair)
         net = PrivateEncoder()
-        net.encoder.load_state_dict(pair.encoder.state_dict())
-        net.centre = pair.centre.clone()
+        if self.continued:
+            net.load_state_dict(models.private_encoder.state_dict())
+        else:
+            net.encoder.load_state_dict(pair.encoder.state_dict())
+            net.centre = pair.centre.clone()
         return PrivateTask(self, net, pair, data, models, guides, distance, out, device, seed)
 
 
@@ -266,8 +272,10 @@ class PrivateTask:
     def _shown(self, made: Tensor, base: Tensor, batch: Batch, beta: Tensor) -> Tensor:
         if self.recipe.detail == "none":
             return made
-        kept = residue(beta)[:, None, None, None]
-        return batch.cover + batch.mask * change(made, base, batch.cover, kept)
+        kept, cover, mask = residue(beta)[:, None, None, None], batch.cover, inner(batch.mask)
+        place = Registration.of(self.models.landmarks, cover)
+        shown = (cover + mask * change(made, base, cover, kept)).clamp(-1, 1)
+        return cover + mask * change(place(made, shown), base, cover, kept)
 
     def loss(self, model: Any, step: int) -> tuple[Tensor, dict[str, float]]:
         """Loss of one step; the same for the same seed and step."""
