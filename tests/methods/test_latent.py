@@ -192,7 +192,8 @@ def test_registered_faces_have_their_features_where_the_photo_has_them(portraits
         displacement(own, MODELS.landmarks(found.shown(x, "kept", 0.1)), 128)
         for x in (made, found.registered(made, "kept", 0.1))
     )
-    assert (after < 0.7 * before).all()
+    assert (after < before).all()
+    assert (after.mean(1) < 0.6 * before.mean(1)).all()
     alone = found.rows(torch.tensor([1])).registered(made[1:], "kept", 0.1)
     torch.testing.assert_close(alone[0], found.registered(made, "kept", 0.1)[1], atol=1e-3, rtol=0)
 
