@@ -12,6 +12,7 @@ from facedeid.landmarks import MEAN_FACE
 from facedeid.models import Models, identity_codes, lookalikes
 from facedeid.nets import load_official
 from facedeid.nets.hiding import EmbeddingNet
+from facedeid.nets.residual import tint
 from facedeid.nets.speed import fast_bf16
 from facedeid.random import stream
 from facedeid.training.data import load_faces
@@ -97,6 +98,21 @@ def test_it_may_begin_with_the_network_that_ships(photos, tmp_path):
     task = recipe.task(load_faces([photos], size=64), [], tmp_path, CPU, 3)
     shipped = Models().embedding.state_dict()
     assert all(torch.equal(shipped[k], v) for k, v in task.model.net.state_dict().items())
+
+
+@pytest.mark.parametrize("kept", [0, 0.6])
+def test_the_losses_see_the_share_of_colour_that_the_method_keeps(kept, photos, tmp_path):
+    options = ['guides=["dlib"]', "continued=true", f"kept={kept}"]
+    task = configured("feature-embedding", options).task(
+        load_faces([photos], size=128), [], tmp_path, CPU, 3
+    )
+    batch, target = task.training.draw(2, stream(0), CPU, plain=True)
+    codes, full = task.codes[target], torch.ones(2)
+    with torch.no_grad():
+        shown = task._applied(task.model.eval(), batch, target)
+        whole = batch.within(task.model(batch.cover, codes, full))
+    changes = [float(tint(made - batch.cover).abs().mean()) for made in (shown, whole)]
+    assert changes[0] == pytest.approx(kept * changes[1], abs=0.2 * changes[1])  # clipped whites
 
 
 @pytest.mark.parametrize("how", ["tile", "both"])

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from facedeid.errors import TrainingError
+from facedeid.methods import create
 from facedeid.models import Models
 from facedeid.nets import load_official
 from facedeid.nets.private_encoder import PrivateEncoder
@@ -60,6 +61,27 @@ def test_it_starts_from_the_encoder_that_ships_and_learns_to_lower_the_likeness(
     generator = Models().pair().generator.state_dict()
     (pair,) = task.model._pair
     assert all(torch.equal(v, generator[k]) for k, v in pair.generator.state_dict().items())
+
+
+def test_it_may_begin_with_the_network_that_ships(photos, tmp_path):
+    recipe = configured("private-encoder", [*SMALL, "continued=true"])
+    task = recipe.task(load_faces([photos], size=128), [], tmp_path, CPU, 3)
+    shipped = Models().private_encoder.state_dict()
+    assert all(torch.equal(shipped[k], v) for k, v in task.model.net.state_dict().items())
+
+
+def test_the_losses_see_what_the_method_releases(photos, tmp_path):
+    recipe = configured("private-encoder", [*SMALL, "continued=true"])
+    task = recipe.task(load_faces([photos], size=128), [], tmp_path, CPU, 3)
+    batch, beta = task.training.draw(2, stream(0), CPU, plain=True), torch.zeros(2)
+    with torch.no_grad():
+        made, base, _ = task.model.eval()(batch.cover, beta)
+        seen = task._shown(made, base, batch, beta).clamp(-1, 1)
+    method, models = create("private-encoder", beta=0), Models()  # apply: at the recipe's side
+    result = method.apply(batch.cover, models, random=[stream(0)] * 2, landmarks=batch.landmarks)
+    released = batch.within(result.faces)
+    assert (seen - batch.cover).abs().mean() > 0.01
+    assert (seen - released).abs().mean() < 0.03 * (seen - batch.cover).abs().mean()
 
 
 def test_codes_that_the_prior_would_draw_are_not_strange():

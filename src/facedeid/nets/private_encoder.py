@@ -7,12 +7,15 @@ from facedeid.nets.psp import GradualStyleEncoder
 from facedeid.nets.residual import small
 from facedeid.nets.style_pair import CHANNELS, STYLE, compact_encoder
 
-__all__ = ["PrivateEncoder", "residue"]
+__all__ = ["REGISTERED", "PrivateEncoder", "residue"]
 
 WIDTH = 64
 
 
 LEAST = 0.15
+REGISTERED = 0.4
+"""Share of the way by which features are brought back to the photo's places: where they are is part
+of who somebody is, and all of the way cost the lowest level its privacy."""
 
 
 def residue(beta: Tensor) -> Tensor:
