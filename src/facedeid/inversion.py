@@ -83,15 +83,11 @@ class Inverted:
             of(self.cover), of(self.landmarks), of(self.mask), of(self.codes), of(self.base), place
         )
 
-    def registered(
-        self, made: Tensor, detail: Detail, residue: float = 1.0, share: float = 1.0
-    ) -> Tensor:
-        """Generated faces N×3×s×s with their features (a share of the way) at the places of the
-        faces', if asked for.
-        """
+    def registered(self, made: Tensor, detail: Detail, residue: float = 1.0) -> Tensor:
+        """Generated faces N×3×s×s with their features at the places of the faces', if asked for."""
         if self.place is None:
             return made
-        return self.place(made, self.shown(made, detail, residue), share)
+        return self.place(made, self.shown(made, detail, residue))
 
     def shown(self, made: Tensor, detail: Detail, residue: float = 1.0) -> Tensor:
         """What a viewer gets of generated faces N×3×s×s, at the generator's resolution."""

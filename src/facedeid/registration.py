@@ -51,8 +51,8 @@ class Registration:
         """Of some of the faces."""
         return replace(self, landmarks=self.landmarks[rows], weights=self.weights[rows])
 
-    def __call__(self, made: Tensor, shown: Tensor, share: float = 1.0) -> Tensor:
-        """Warp faces by as much as would bring landmarks to their places, or a share of the way.
+    def __call__(self, made: Tensor, shown: Tensor) -> Tensor:
+        """Warp faces by as much as would bring landmarks to their places.
 
         Args:
             made: what is warped, N×3×s×s; gradients pass through, and not through the warp's size.
@@ -63,11 +63,7 @@ class Registration:
         """
         with torch.no_grad():
             apart = _relative(self.network(shown), self.side) - _relative(self.landmarks, self.side)
-            field = (
-                (share * (self.weights @ apart))
-                .view(len(made), FIELD, FIELD, 2)
-                .permute(0, 3, 1, 2)
-            )
+            field = (self.weights @ apart).view(len(made), FIELD, FIELD, 2).permute(0, 3, 1, 2)
             size = list(made.shape[-2:])
             field = F.interpolate(field, size, mode="bilinear", align_corners=True)
             still = torch.eye(2, 3, device=made.device).expand(len(made), -1, -1)

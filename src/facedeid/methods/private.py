@@ -16,7 +16,7 @@ from facedeid.inversion import Detail, invert
 from facedeid.methods.adversarial import number
 from facedeid.methods.base import Deidentified, Method
 from facedeid.models import CODED
-from facedeid.nets.private_encoder import REGISTERED, residue
+from facedeid.nets.private_encoder import residue
 from facedeid.weights import shipped
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class PrivateEncoding(Method):
         levels = torch.full((len(batch),), beta, device=models.device)
         codes = pair.likely(models.private_encoder(batch, levels), found.codes)
         kept = float(residue(levels[0]))
-        made = found.registered(pair.decode(codes), self.detail, kept, REGISTERED)
+        made = found.registered(pair.decode(codes), self.detail, kept)
         result = found.full(batch, made, self.detail, kept)
         judge = models.recognizer(JUDGE)
         own, after = (

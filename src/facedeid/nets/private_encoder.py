@@ -7,22 +7,16 @@ from facedeid.nets.psp import GradualStyleEncoder
 from facedeid.nets.residual import small
 from facedeid.nets.style_pair import CHANNELS, STYLE, compact_encoder
 
-__all__ = ["REGISTERED", "PrivateEncoder", "residue"]
+__all__ = ["PrivateEncoder", "residue"]
 
 WIDTH = 64
 
 
-LEAST = 0.15
-REGISTERED = 0.4
-"""Share of the way by which features are brought back to the photo's places: where they are is part
-of who somebody is, and all of the way cost the lowest level its privacy."""
-
-
 def residue(beta: Tensor) -> Tensor:
-    """The share of what the generator cannot draw that a photo keeps at a level: `LEAST` at 0 (the
-    grain of the photo and a trace of what covers the face), all at 1.
+    """The share of what the generator cannot draw that a photo keeps at a level: none at 0, where a
+    trace of it already tells who it is, all at 1.
     """
-    return LEAST + (1 - LEAST) * beta**2
+    return beta**2
 
 
 class PrivateEncoder(nn.Module):

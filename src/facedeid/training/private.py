@@ -24,7 +24,7 @@ from facedeid.inversion import Detail, change, inner
 from facedeid.losses import mse, ssim
 from facedeid.models import CODED, Models, Recognizer
 from facedeid.nets.lpips import Lpips
-from facedeid.nets.private_encoder import REGISTERED, PrivateEncoder, residue
+from facedeid.nets.private_encoder import PrivateEncoder, residue
 from facedeid.nets.psp import GradualStyleEncoder, PSp
 from facedeid.nets.residual import tint
 from facedeid.nets.style_pair import LatentPair, StylePair
@@ -275,7 +275,7 @@ class PrivateTask:
         kept, cover, mask = residue(beta)[:, None, None, None], batch.cover, inner(batch.mask)
         place = Registration.of(self.models.landmarks, cover)
         shown = (cover + mask * change(made, base, cover, kept)).clamp(-1, 1)
-        return cover + mask * change(place(made, shown, REGISTERED), base, cover, kept)
+        return cover + mask * change(place(made, shown), base, cover, kept)
 
     def loss(self, model: Any, step: int) -> tuple[Tensor, dict[str, float]]:
         """Loss of one step; the same for the same seed and step."""
