@@ -38,7 +38,8 @@ def test_file_is_small_and_says_how_it_was_made(name):
     assert sum(t.numel() for t in tensors.values()) <= most
     assert (DATA / f"{name}.safetensors").stat().st_size <= mebibytes * 2**20
     said = facts(name)
-    assert configured(said["recipe"]).lr == said["lr"]
+    settings = configured(said["recipe"], [f"lr={said['lr']}", f"batch={said['batch']}"])
+    assert (settings.lr, settings.batch) == (said["lr"], said["batch"])
     assert said["figures"]
     assert (DATA / f"{name}.md").read_text().startswith(f"# {name}")
 
