@@ -14,7 +14,7 @@ __all__ = ["Registration"]
 REACH = 0.24
 """Standard deviation of the Gaussians that carry displacements, of half the frame's side."""
 STIFFNESS = 0.05
-"""Added to the diagonal: displacements are met roughly, and folds cannot arise."""
+"""Added to the diagonal: displacements are met roughly, and neighbours move alike."""
 FIELD = 32
 """Side of the square of displacements, which is enlarged: they are smooth."""
 _PLACED = [i for i in range(68) if i not in BROWS]
