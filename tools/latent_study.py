@@ -8,7 +8,9 @@
 Second photos of genuine pairs, each once. Every method gets the canonical 256 px crop; its result
 is pasted back there with one and the same mask of the face (with `--inner` the smaller one within
 which latent methods change a face) and rounded to 8 bits, and that is what is measured:
-recognisers by the original's landmarks, HOG, MSE in [0, 1], SSIM.
+recognisers by the original's landmarks, HOG, MSE in [0, 1], SSIM. `--released NAME=FOLDER` adds
+what another tool (DeepPrivacy, CIAGAN) made of the same whole photos, under the same names there:
+cropped where the originals are, not pasted; missing ones are left out, `n` says how many are in.
 
 `table.csv` and `table.md`: a row a setting; mean and standard deviation of the cosine similarity to
 the original (embeddings of Euclidean recognisers are centred on the synthetic identities), share
@@ -16,8 +18,9 @@ rejected at the recogniser's `--require` threshold, and the rest with 95 % inter
 face. `levels.md`, with `--at` or `--ssim`: what each method has at equal similarity, or similarity
 at equal SSIM, interpolated between its settings, under the first recogniser. With `--realism
 squeezenet:FILE` also the Fréchet distance of the crops to those of the other people among the
-second photos, and of untouched, compressed and blurred crops (`realism.md`). `sweep.png`: SSIM and
-MSE over similarity. `histograms.png`: distances to the original, and to the next person.
+second photos, and of untouched, compressed and blurred crops (`realism.md`). `sweep.png`: SSIM, MSE
+and HOG over similarity; `sweep-METHOD-OPTION.png`: all over one option.
+`histograms.png`: distances to the original, and to the next person.
 """
 
 import argparse
@@ -46,7 +49,8 @@ from facedeid.evaluation.realism import (
     reference_rows,
     sample,
 )
-from facedeid.faces import align, detect, frame, frame_masks
+from facedeid.faces import Frame, align, detect, frame, frame_masks
+from facedeid.imaging import read
 from facedeid.inversion import inner
 from facedeid.methods import Method, parse
 from facedeid.models import Models, Recognizer
@@ -64,8 +68,20 @@ class Subjects:
     masks: Tensor
     keys: list[str]
     found: list[bool]
+    places: list[Frame]
+    sizes: list[tuple[int, ...]]
+    """Of the whole photos."""
     others: Tensor
     """Crops of other people's photos, M×3×256×256."""
+
+    def rows(self, rows: list[int]) -> "Subjects":
+        """Some of them."""
+        lists = {
+            name: [getattr(self, name)[i] for i in rows]
+            for name in ("keys", "found", "places", "sizes")
+        }
+        tensors = {name: getattr(self, name)[rows] for name in ("crops", "points", "masks")}
+        return replace(self, **lists, **tensors)
 
 
 def levels(crop: Tensor) -> np.ndarray:
@@ -78,17 +94,18 @@ def subjects(data: str, cache: Path, limit: int, models: Models, *, others: bool
     dataset = datasets.load(data)
     originals = Originals(dataset, models, cache)
 
-    def placed(keys: Iterable[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Name, crop and landmarks of every photo with a face."""
+    def placed(keys: Iterable[str]) -> Iterator[tuple[str, Tensor, Tensor, Frame, tuple[int, ...]]]:
+        """Name, crop, landmarks, place and size of every photo with a face."""
         for key in keys:
             face = originals.face(key)
             if face is not None:
                 place = frame(face, 256)
                 points = torch.from_numpy(place.to_frame(face.landmarks)).float()
-                yield key, align(dataset.read(key), place), points
+                photo = dataset.read(key)
+                yield key, align(photo, place), points, place, photo.shape
 
     seconds = list(dict.fromkeys(pair.second for pair in dataset.genuine()))
-    names, crops, points = zip(*islice(placed(seconds), limit), strict=True)
+    names, crops, points, places, sizes = zip(*islice(placed(seconds), limit), strict=True)
     keys, stacked = list(names), torch.stack(points)
     found = [bool(detect(levels(crop))) for crop in crops]
     away = torch.empty(0)
@@ -96,8 +113,28 @@ def subjects(data: str, cache: Path, limit: int, models: Models, *, others: bool
         person = dataset.identities or {}
         taken = {person.get(key) for key in keys}
         rest = [key for key in seconds if person.get(key) not in taken]
-        away = torch.stack([crop for _, crop, _ in placed(rest)])
-    return Subjects(torch.stack(crops), stacked, frame_masks(stacked, 256), keys, found, away)
+        away = torch.stack([crop for _, crop, *_ in placed(rest)])
+    masks = frame_masks(stacked, 256)
+    return Subjects(
+        torch.stack(crops), stacked, masks, keys, found, list(places), list(sizes), away
+    )
+
+
+def released(folder: Path, people: Subjects) -> tuple[list[int], Tensor]:
+    """Whom another tool released, and its crops."""
+    rows, crops = [], []
+    for i, key in enumerate(people.keys):
+        path = next((p for p in sorted((folder / key).parent.glob(f"{Path(key).stem}.*"))), None)
+        if path is None:
+            continue
+        photo = read(path).rgb
+        if photo.shape != people.sizes[i]:
+            raise SystemExit(f"{path}: {photo.shape}, but the original is {people.sizes[i]}")
+        rows.append(i)
+        crops.append(align(photo, people.places[i]))
+    if not rows:
+        raise SystemExit(f"{folder}: no photo of the name of an original, such as {people.keys[0]}")
+    return rows, torch.stack(crops)
 
 
 def pasted(method: Method, people: Subjects, models: Models) -> tuple[Tensor, float]:
@@ -132,44 +169,53 @@ def cosine(judge: Recognizer, a: Tensor, b: Tensor, models: Models) -> Tensor:
     return F.cosine_similarity(a, b)
 
 
-def row_of(
-    text: str, people: Subjects, own: dict[str, Tensor], judges: list[Recognizer],
-    require: str, models: Models, distances: dict[str, dict[str, np.ndarray]],
-    looks: tuple[Features, Sample] | None,
-) -> dict[str, object]:  # fmt: skip
-    """One line of the table."""
-    method = parse(text)
-    faces, spent = pasted(method, people, models)
-    row: dict[str, object] = {"setting": text, "n": len(faces), "seconds": round(spent, 4)}
-    for judge in judges:
-        after = vectors(judge, faces, people.points)
-        alike = cosine(judge, own[judge.name], after, models)
-        apart = judge.distance(own[judge.name], after)
-        distances[judge.name][text] = apart.numpy()
-        row[f"similarity {judge.name}"] = round(alike.mean().item(), 4)
-        row[f"sd {judge.name}"] = round(alike.std().item(), 4)
-        far = clopper_pearson(int((apart >= judge.threshold(require)).sum()), len(apart))
-        mark = " wb" if judge.name in method.surrogates else ""
-        row[f"rejected{mark} {judge.name}"] = f"{far.value:.3f} ({far.low:.3f}-{far.high:.3f})"
-    before = [levels(crop) for crop in people.crops]
-    after8 = [levels(face) for face in faces]
-    errors = [mse01(a, b) for a, b in zip(before, after8, strict=True)]
-    same = [ssim(a, b) for a, b in zip(before, after8, strict=True)]
-    hits = [bool(detect(a)) for a, f in zip(after8, people.found, strict=True) if f]
-    seen = clopper_pearson(sum(hits), len(hits))
-    row |= {
-        "MSE": round(float(np.mean(errors)), 5),
-        "SSIM": round(float(np.mean(same)), 4),
-        "HOG": f"{seen.value:.4f} ({seen.low:.4f}-{seen.high:.4f})",
-        "HOG misses": len(hits) - sum(hits),
-    }
-    if looks is not None:
-        features, reference = looks
-        row[f"Fréchet {features.name}"] = round(
-            realism(sample(features, faces), reference).frechet, 3
-        )
-    print(row, flush=True)
-    return row
+@dataclass(frozen=True)
+class Study:
+    """Who judges, and what is kept for the plots."""
+
+    judges: list[Recognizer]
+    require: str
+    models: Models
+    looks: tuple[Features, Sample] | None
+    distances: dict[str, dict[str, np.ndarray]]
+    """To the original, by judge and setting."""
+
+    def row(
+        self, text: str, faces: Tensor, people: Subjects, own: dict[str, Tensor],
+        spent: float | None = None, surrogates: tuple[str, ...] = (),
+    ) -> dict[str, object]:  # fmt: skip
+        """One line of the table; `own`: the judges' embeddings of the originals."""
+        row: dict[str, object] = {"setting": text, "n": len(faces)}
+        row["seconds"] = "" if spent is None else round(spent, 4)
+        for judge in self.judges:
+            after = vectors(judge, faces, people.points)
+            alike = cosine(judge, own[judge.name], after, self.models)
+            apart = judge.distance(own[judge.name], after)
+            self.distances[judge.name][text] = apart.numpy()
+            row[f"similarity {judge.name}"] = round(alike.mean().item(), 4)
+            row[f"sd {judge.name}"] = round(alike.std().item(), 4)
+            far = clopper_pearson(int((apart >= judge.threshold(self.require)).sum()), len(apart))
+            mark = " wb" if judge.name in surrogates else ""
+            row[f"rejected{mark} {judge.name}"] = f"{far.value:.3f} ({far.low:.3f}-{far.high:.3f})"
+        before = [levels(crop) for crop in people.crops]
+        after8 = [levels(face) for face in faces]
+        errors = [mse01(a, b) for a, b in zip(before, after8, strict=True)]
+        same = [ssim(a, b) for a, b in zip(before, after8, strict=True)]
+        hits = [bool(detect(a)) for a, f in zip(after8, people.found, strict=True) if f]
+        seen = clopper_pearson(sum(hits), len(hits))
+        row |= {
+            "MSE": round(float(np.mean(errors)), 5),
+            "SSIM": round(float(np.mean(same)), 4),
+            "HOG": f"{seen.value:.4f} ({seen.low:.4f}-{seen.high:.4f})",
+            "HOG misses": len(hits) - sum(hits),
+        }
+        if self.looks is not None:
+            features, reference = self.looks
+            row[f"Fréchet {features.name}"] = round(
+                realism(sample(features, faces), reference).frechet, 3
+            )
+        print(row, flush=True)
+        return row
 
 
 def equal(rows: list[dict], judge: str, at: list[float], sames: list[float]) -> str:
@@ -199,23 +245,53 @@ def equal(rows: list[dict], judge: str, at: list[float], sames: list[float]) -> 
     return "\n".join(lines) + "\n"
 
 
+def share(text: object) -> float:
+    """A table's cell "0.98 (0.97-0.99)", without the interval."""
+    return float(str(text).split()[0])
+
+
 def draw(rows: list[dict], judge: str, out: Path) -> None:
-    """SSIM and MSE over similarity, a line a method."""
+    """`sweep.png`: SSIM, MSE and HOG's finds over similarity, a line a method.
+
+    And for a method of which one option has several numbers, `sweep-METHOD-OPTION.png`: quality,
+    similarity and rejections, and HOG's finds over it (figures 3 to 5 of Zhao et al. 2022).
+    """
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4))
-    groups: dict[str, list[dict]] = defaultdict(list)
+    name = f"similarity {judge}"
+    methods: dict[str, list[dict]] = defaultdict(list)
+    options: dict[tuple[str, str], list[tuple[float, dict]]] = defaultdict(list)
     for row in rows:
-        groups[str(row["setting"]).split(":")[0]].append(row)
-    for axis, key in zip(axes, ("SSIM", "MSE"), strict=True):
-        for method, group in groups.items():
-            points = sorted((float(r[f"similarity {judge}"]), float(r[key])) for r in group)
+        method, _, rest = str(row["setting"]).partition(":")
+        methods[method].append(row)
+        option, _, value = rest.partition("=")
+        if value.replace(".", "").isdigit():
+            options[method, option].append((float(value), row))
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4))
+    for axis, key in zip(axes, ("SSIM", "MSE", "HOG"), strict=True):
+        for method, group in methods.items():
+            points = sorted((float(r[name]), share(r[key])) for r in group)
             axis.plot(*zip(*points, strict=True), "o-", label=method)
-        axis.set_xlabel(f"similarity by {judge}")
-        axis.set_ylabel(key)
+        axis.set(xlabel=f"similarity by {judge}", ylabel=key)
         axis.legend()
     figure.tight_layout()
     figure.savefig(out / "sweep.png", dpi=110)
+    rejected = next(key for key in rows[0] if key.endswith(judge) and key.startswith("rejected"))
+    panels = ("SSIM", "MSE"), (name, rejected), ("HOG",)
+    for (method, option), group in options.items():
+        group.sort(key=lambda each: each[0])
+        figure, axes = plt.subplots(1, 3, figsize=(14, 4))
+        for axis, keys in zip(axes, panels, strict=True):
+            for key in keys:
+                side = axis.twinx() if key == "MSE" else axis
+                line = [share(row[key]) for _, row in group]
+                style = "o--" if key == "MSE" else "o-"
+                side.plot([value for value, _ in group], line, style, label=key)
+                side.set_ylabel(key)
+            bounds = None if "SSIM" in keys else (0, 1.03)
+            axis.set(xlabel=option, title=", ".join(keys), ylim=bounds)
+        figure.tight_layout()
+        figure.savefig(out / f"sweep-{method}-{option}.png", dpi=110)
 
 
 def histograms(distances: dict, strangers: dict, limits: dict, out: Path) -> None:
@@ -247,6 +323,7 @@ def main() -> None:
     parser.add_argument("--recognizer", action="append", required=True)
     parser.add_argument("--require", default="best")
     parser.add_argument("--setting", action="append", required=True)
+    parser.add_argument("--released", action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--at", type=float, action="append", default=[])
     parser.add_argument("--ssim", type=float, action="append", default=[])
     parser.add_argument("--inner", action="store_true")
@@ -272,10 +349,17 @@ def main() -> None:
         print(text, flush=True)
     own = {judge.name: vectors(judge, people.crops, people.points) for judge in judges}
     distances: dict[str, dict[str, np.ndarray]] = {judge.name: {} for judge in judges}
-    rows = [
-        row_of(text, people, own, judges, given.require, models, distances, looks)
-        for text in given.setting
-    ]
+    study = Study(judges, given.require, models, looks, distances)
+    rows = []
+    for text in given.setting:
+        method = parse(text)
+        faces, spent = pasted(method, people, models)
+        rows.append(study.row(text, faces, people, own, spent, method.surrogates))
+    for text in given.released:
+        name, _, folder = text.partition("=")
+        there, faces = released(Path(folder), people)
+        part = {judge: known[there] for judge, known in own.items()}
+        rows.append(study.row(name, faces, people.rows(there), part))
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with (given.output / "table.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
