@@ -33,7 +33,7 @@ FAR = 0.9
 """Farther from oneself (dlib's scale; 0.6 is another person) is not worth a visible change."""
 CHANGE = 3.0
 UNLIKE = 0.2
-MOVED = 0.03
+MOVED = 0.08
 BEARD = 3.0
 """What a visible change, a synthetic person unlike the face, a pixel (of 256) by which landmarks
 move, and a darker upper lip (a moustache where there was none) weigh beside distance."""

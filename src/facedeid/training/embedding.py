@@ -73,7 +73,7 @@ class EmbeddingRecipe:
     identity: float = 16.0
     """Weight of both identity terms, mean over the recognisers."""
     perceptual: float = 5.0
-    structure: float = 4.5
+    structure: float = 4.8
     pixels: float = 4.0
     """Weight of the squared change, five times that at the eyes (gaze) and the upper lip
     (beards)."""
@@ -86,7 +86,7 @@ class EmbeddingRecipe:
     landmarks: float = 0.4
     """Weight of a pixel (of the 256 frame) by which chin, nose, eyes and mouth move, by
     `facedeid-landmarks`: expression, gaze and pose."""
-    eyes: float = 2.0
+    eyes: float = 2.5
     """How much more a pixel of the eyes weighs than one of the others."""
     shade: float = 10.0
     """Weight of the squared change of 8×8 px means: blotches, dark and pale."""
@@ -97,7 +97,7 @@ class EmbeddingRecipe:
     """Whether the adversary is the larger one of `Rivals`: for a GPU."""
     continued: bool = False
     """Whether to begin with the network that ships instead of a new one."""
-    margin: float = 1.03
+    margin: float = 1.07
     """Multiplies the distance to keep from oneself (`prepared.MARGINS`)."""
     lookalikes: int = 128
     """Synthetic identities to choose from: those most like the face, by dlib."""
