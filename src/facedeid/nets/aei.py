@@ -302,7 +302,7 @@ class IdentityNet(nn.Module):
         The network goes the less far, the more alike two vectors are, and people of one
         origin are.
         """
-        return F.normalize(wanted - 0.7 * own)
+        return F.normalize(wanted - 0.6 * own)
 
     def attributes(self, faces: Tensor) -> list[Tensor]:
         """The attribute maps, coarse to fine: what is kept of the faces."""
