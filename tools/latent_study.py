@@ -276,10 +276,11 @@ def draw(rows: list[dict], judge: str, out: Path) -> None:
         axis.legend()
     figure.tight_layout()
     figure.savefig(out / "sweep.png", dpi=110)
-    rejected = next(key for key in rows[0] if key.endswith(judge) and key.startswith("rejected"))
-    panels = ("SSIM", "MSE"), (name, rejected), ("HOG",)
     for (method, option), group in options.items():
         group.sort(key=lambda each: each[0])
+        known = f"rejected wb {judge}"  # by the method
+        rejected = known if known in group[0][1] else f"rejected {judge}"
+        panels = ("SSIM", "MSE"), (name, rejected), ("HOG",)
         figure, axes = plt.subplots(1, 3, figsize=(14, 4))
         for axis, keys in zip(axes, panels, strict=True):
             for key in keys:
