@@ -188,10 +188,29 @@ def test_a_plan_is_written_corrected_and_followed(
     code, text = run(*command, "--overwrite", capsys=capsys)
     assert code == 2
     assert "is there twice" in text
-    plan.write_text("{]")
-    code, text = run(*command, "--overwrite", capsys=capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{]", "cannot read the plan"),
+        (100_000 * "[", "cannot read the plan"),
+        ('{"schema": "facedeid.plan/1", "photos": null}', '"photos" must be a list'),
+        (
+            '{"schema": "facedeid.plan/1", "photos": [{"photo": "x", "faces": [], "width": 1e999, '
+            '"height": 2}]}',
+            "entry 0 is not as it should be",
+        ),
+    ],
+)
+def test_a_plan_that_makes_no_sense(text, complaint, hopper_path, tmp_path, capsys):
+    plan = tmp_path / "plan.json"
+    plan.write_text(text)
+    command = ["protect", hopper_path, "--plan", plan, "-o", tmp_path / "out"]
+    code, said = run(*command, capsys=capsys)
     assert code == 2
-    assert "cannot read the plan" in text
+    assert complaint in said
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -206,6 +225,8 @@ def test_a_plan_is_written_corrected_and_followed(
         (["protect", "{hopper}", "--recognizer", "mum"], 2, "no recogniser is called 'mum'"),
         (["protect", "{hopper}", "--keep", "nobody.jpg"], 2, "cannot tell which face"),
         (["protect", "{hopper}", "--keep", "9,9,1,1"], 2, "is empty"),
+        (["protect", "{hopper}", "--keep", "²"], 2, "cannot tell which face"),
+        (["protect", "{hopper}", "--keep", 300 * "x"], 2, "cannot tell which face"),
         (["protect", "{hopper}", "--keep", "0", "--only", "1"], 2, "exclude each other"),
         (["protect", "{hopper}", "--min-face", "3"], 2, "--min-face"),
         (["protect", "{hopper}", "--plan", "no/where.json"], 2, "no such folder"),

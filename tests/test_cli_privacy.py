@@ -37,6 +37,14 @@ def test_a_budget_is_set_spent_shown_refused_and_reset(typed, hopper_path, tmp_p
     assert Ledger(ledger).accounts("grace")[0].spent == 0
     assert typed("budget", "set", "none", "grace", *file)[0] == 0
     assert Ledger(ledger).accounts("grace") == []
+    assert typed("budget", "set", "5", *file)[0] == 0
+    assert "that of all others, 5, holds" in typed("budget", "set", "none", "grace", *file)[1]
+
+
+def test_a_ledger_that_cannot_be_looked_at(typed, tmp_path):
+    code, text = typed("budget", "show", "--ledger", tmp_path / (300 * "x"))
+    assert code == 1
+    assert "cannot be opened" in text
 
 
 @pytest.mark.parametrize(
@@ -44,10 +52,14 @@ def test_a_budget_is_set_spent_shown_refused_and_reset(typed, hopper_path, tmp_p
     [
         (("budget", "set", "much"), "must be a number or none"),
         (("budget", "set", "nan"), "from 0 up"),
+        (("budget", "set", "20", ""), "it is empty"),
         (("budget", "reset"), "or --all"),
         (("budget", "show", "nobody"), "knows nobody called 'nobody'"),
         (("protect", "{photo}", "-m", "identity-dp", "--seed", "1"), "takes no seed"),
         (("protect", "{photo}", "-m", "identity-dp", "--epsilon", "0"), "epsilon must be positive"),
+        (("protect", "{photo}", "-m", "identity-dp", "--epsilon", "1e-9"), "1e-06 or more"),
+        (("protect", "{photo}", "-m", f"identity-dp:epsilon=1{400 * '0'}"), "must be float"),
+        (("protect", "{photo}", "-m", "feature-embedding:identity=99999"), "must lie between 0"),
         (("protect", "{photo}", "-m", "blur", "--epsilon", "3"), "no option 'epsilon'"),
         (("protect", "{photo}", "-m", "identity-dp", "--subject", "*"), "subject must be"),
     ],

@@ -255,14 +255,38 @@ def test_a_charge_is_positive(ledger, value):
 
 
 def test_faces_are_known_again(ledger):
+    def name(vector):
+        return [*ledger.spend_on_faces([vector], 0.6, 1.0)]
+
     one, two = torch.zeros(128), torch.full((128,), 0.2)
-    assert ledger.subject_of(one, 0.6) == "face-1"
-    assert ledger.subject_of(two, 0.6) == "face-2"
-    assert ledger.subject_of(one + 0.01, 0.6) == "face-1"
-    ledger.spend({"face-1": 1})
+    assert name(one) == ["face-1"]
+    assert name(two) == ["face-2"]
+    assert name(one + 0.01) == ["face-1"]
     ledger.reset("face-1")
-    assert ledger.subject_of(two, 0.6) == "face-2"
-    assert ledger.subject_of(one - 0.3, 0.6) == "face-3"  # nobody gets another's account
+    assert name(two) == ["face-2"]
+    assert name(one - 0.3) == ["face-3"]  # nobody gets another's account
+
+
+def test_sums_are_not_refused_for_their_rounding(ledger):
+    ledger.set_limit("ada", 0.3)
+    for _ in range(3):
+        ledger.spend({"ada": 0.1})  # three of them are a little more than 0.3
+    with pytest.raises(PrivacyError, match="needs 1e-06"):
+        ledger.spend({"ada": 1e-6})
+
+
+def test_names_that_are_not_unicode_are_kept_apart(ledger):
+    odd = os.fsdecode(b"caf\xe9")
+    ledger.spend({odd: 1, os.fsdecode(b"caf\xe8"): 2})
+    ledger.set_limit(odd, 5)
+    assert [(a.subject, a.spent, a.limit) for a in ledger.accounts(odd)] == [("caf\\xe9", 1, 5)]
+    assert ledger.reset(odd) == 1
+
+
+def test_a_limit_needs_a_name(ledger):
+    with pytest.raises(OptionError, match="empty"):
+        ledger.set_limit("", 20)
+    assert ledger.general_limit() is None
 
 
 def test_a_file_that_is_no_ledger_is_refused(tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sqlite3
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from PIL import Image
 
 import facedeid
 from facedeid.batch import protect_folder
-from facedeid.errors import OptionError, PrivacyError
+from facedeid.errors import OptionError, OutputError, PrivacyError
 from facedeid.pipeline import Settings
 from facedeid.privacy import Ledger
 
@@ -132,3 +134,84 @@ def test_draws_lie_side_by_side_and_cost_each(album, ledger, tmp_path):
 def test_draws_that_make_no_sense(album, tmp_path):
     with pytest.raises(OptionError, match="--draws must be"):
         protect_folder(album, tmp_path / "out", METHOD, draws=0)
+
+
+@pytest.mark.parametrize("width", [40, 4000])
+def test_sheets_of_panoramas_are_made_smaller(width, tmp_path):
+    Image.new("RGB", (width, 60), "red").save(tmp_path / "wide.png")
+    protect_folder(tmp_path / "wide.png", tmp_path / "out", "blur", draws=4, on_no_face="copy")
+    with Image.open(tmp_path / "out/contact-sheets/wide.png.jpg") as sheet:
+        assert sheet.width <= 65_500
+        assert sheet.height == (320 if width == 40 else round(60 * (65_500 // 4 - 8) / 4000))
+
+
+def test_sheets_are_never_written_over_what_is_not_theirs(album, tmp_path):
+    original = tmp_path / "out/contact-sheets/one.png.jpg"
+    original.parent.mkdir(parents=True)
+    Image.new("RGB", (40, 40), "blue").save(original)
+    before, options = original.read_bytes(), {"draws": 2, "on_no_face": "copy"}
+    one = album / "grace/one.png"
+    with pytest.raises(OutputError, match="one of the originals"):
+        protect_folder([one, original], tmp_path / "out", "blur", **options)
+    for more in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(OutputError, match="contact-sheets"):
+            protect_folder(one, tmp_path / "out", "blur", **options, **more)
+    assert original.read_bytes() == before
+    assert not (tmp_path / "out/draw-1").exists()
+
+
+def test_a_sheet_goes_with_the_draws_that_it_showed(album, tmp_path):
+    one, out = album / "grace/one.png", tmp_path / "out"
+    protect_folder(one, out, "noise", draws=2, on_unprotected="release")
+    assert (out / "contact-sheets/one.png.jpg").exists()
+    protect_folder(one, out, "noise", draws=2, overwrite=True)
+    assert not (out / "contact-sheets/one.png.jpg").exists()
+
+
+def test_what_a_budget_was_spent_on_is_not_lost_to_a_refusal(album, ledger, tmp_path):
+    ledger.set_limit("grace", 3)
+    options = {"subject": "grace", "ledger": str(ledger.path), "on_unprotected": "release"}
+    one, out = album / "grace/one.png", tmp_path / "out"
+    protect_folder(one, out, METHOD, **options)
+    paid = (out / "one.png").read_bytes()
+    run = protect_folder(one, out, METHOD, overwrite=True, **options)
+    assert run.counts == {"error": 1}
+    assert "an earlier run is still there" in run.done[0].record["message"]
+    assert (out / "one.png").read_bytes() == paid
+    assert spent(ledger) == {"grace": 3}
+
+
+def test_an_earlier_result_that_became_a_folder_ends_one_photo(album, tmp_path):
+    out = tmp_path / "out"
+    protect_folder(album / "grace", out, "mask")
+    (out / "one.png").unlink()
+    (out / "one.png").mkdir()
+    run = protect_folder(album / "grace", out, "mask", overwrite=True)
+    assert run.counts == {"protected": 1, "error": 1}
+
+
+def test_nothing_is_spent_where_the_noise_cannot_be_drawn(hopper, album, ledger, monkeypatch):
+    options = {"ledger": str(ledger.path), "on_unprotected": "release"}
+    monkeypatch.setitem(sys.modules, "opendp", None)
+    with pytest.raises(PrivacyError, match="not installed"):
+        facedeid.protect(hopper, METHOD, **options)
+    with pytest.raises(PrivacyError, match="not installed"):
+        protect_folder(album, album.parent / "out", METHOD, **options)
+    assert not ledger.path.exists()
+    assert not (album.parent / "out").exists()
+
+
+def test_a_path_has_a_folder_in_the_library_too(album, ledger):
+    options = {"subject": "folder", "ledger": str(ledger.path), "on_unprotected": "release"}
+    result = facedeid.protect(album / "grace/one.png", METHOD, **options)
+    assert spent(ledger) == {"grace": 3}
+    assert "covers the identity vector" in result.report.warnings[0]
+
+
+def test_faces_of_a_refused_photo_are_not_remembered(hopper, ledger):
+    ledger.set_limit("*", 1)
+    options = {"subject": "cluster", "ledger": str(ledger.path)}
+    with pytest.raises(PrivacyError, match="face-1"):
+        facedeid.protect(hopper, METHOD, **options)
+    with sqlite3.connect(ledger.path) as file:
+        assert file.execute("select count(*) from faces").fetchone() == (0,)

@@ -60,7 +60,9 @@ def show(subject: Subject = None, ledger: File = None) -> None:
 
 @app.command("set")
 def set_limit(
-    limit: Annotated[str, typer.Argument(help="Most that may be spent (ε), or none.")],
+    limit: Annotated[
+        str, typer.Argument(help="Most that may be spent (ε), or none: no limit of its own.")
+    ],
     subject: Subject = None,
     ledger: File = None,
 ) -> None:
@@ -72,8 +74,11 @@ def set_limit(
     except ValueError:
         raise OptionError(f"the limit must be a number or none, got {limit!r}") from None
     book = Ledger(ledger)
-    book.set_limit(subject or EVERYBODY, value)
-    out.print(f"limit of {escape(subject or 'everybody')}: {limit}")
+    book.set_limit(EVERYBODY if subject is None else subject, value)
+    everybody = subject in (None, EVERYBODY)
+    general = None if everybody or value is not None else book.general_limit()
+    said = limit if general is None else f"none of its own; that of all others, {general:g}, holds"
+    out.print(f"limit of {escape('everybody' if everybody else str(subject))}: {said}")
 
 
 @app.command()

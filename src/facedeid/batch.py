@@ -25,7 +25,7 @@ import torch
 
 from facedeid import imaging, report
 from facedeid.defaults import METHOD
-from facedeid.errors import FacedeidError, OptionError, OutputError
+from facedeid.errors import FacedeidError, OptionError, OutputError, PrivacyError
 from facedeid.methods import Method
 from facedeid.models import Models
 from facedeid.pipeline import PhotoReport, Settings, protect_file
@@ -195,9 +195,10 @@ def _stamp(source: Source, plan: Plan | None) -> str:
 
 
 class _Manifest:
-    """Appends lines, each whole or not at all."""
+    """What is known of earlier runs; once opened, appends lines, each whole or not at all."""
 
-    def __init__(self, path: Path, *, resume: bool) -> None:
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self.ours: set[str] = set()
         """Results that this or an earlier run has written or begun to write."""
         self.done: dict[str, Done] = {}
@@ -210,10 +211,13 @@ class _Manifest:
             elif line["type"] == "done":
                 item = Done(line["photo"], line["stamp"], line["record"], line["previews"])
                 self.done[item.photo] = item
+
+    def open(self, *, resume: bool) -> None:
+        """Go on with the earlier runs' lines, or start over; what is ours stays known."""
         if not resume:
             self.done, self.digest = {}, None
-            path.unlink(missing_ok=True)
-        self._writer = report.Writer(path)
+            self._path.unlink(missing_ok=True)
+        self._writer = report.Writer(self._path)
         self.close = self._writer.close
         if not resume:
             for photo in sorted(self.ours):
@@ -262,10 +266,10 @@ def _work(job: _Job) -> Done:
             replace=job.replace,
         )
     except Exception as error:  # one photo must not end a run over thousands
-        if job.replace:  # ours, and none of the originals: see collect
-            job.target.unlink(missing_ok=True)
         expected = isinstance(error, FacedeidError)
         message = str(error) if expected else f"unexpected {type(error).__name__}: {error}"
+        if job.replace and os.path.lexists(job.target):
+            message += _removed(job.target, paid=isinstance(error, PrivacyError))
         outcome = PhotoReport(status="error", message=message, width=0, height=0)
         return Done(relative, stamp, report.record(relative, outcome, output=None), ())
     released = relative if result.photo is not None else None
@@ -275,6 +279,19 @@ def _work(job: _Job) -> Done:
         report.record(relative, result.report, output=released),
         report.encode_previews(result.report, result.previews, originals=job.originals),
     )
+
+
+def _removed(target: Path, *, paid: bool) -> str:
+    """Take away an earlier result of ours (none of the originals: see `collect`) that there is no
+    new one for; one that a budget was spent on could not be made again. What to say of it.
+    """
+    if paid:
+        return "; the result of an earlier run is still there"
+    try:
+        target.unlink(missing_ok=True)
+    except OSError as error:
+        return f"; {target} could not be removed: {error.strerror}"
+    return ""
 
 
 def _leave_interrupts_alone() -> None:
@@ -394,10 +411,12 @@ def protect_folder(
     folder = Path(output)
     sources, ignored = collect(given, folder)
     head = _head(settings, single=len(sources) == 1)
+    sheets: list[str] = []
     if draws > 1:
+        sheets = [_sheet(source.relative) for source in sources]
         sources = _drawn(sources, draws, folder)
     digest = _digest(settings)
-    manifest = _opened(folder, sources, head, digest, resume=resume, overwrite=overwrite)
+    manifest = _opened(folder, sources, sheets, head, digest, resume=resume, overwrite=overwrite)
     run = Run(folder, len(sources), ignored=ignored)
     try:
         todo = []
@@ -449,7 +468,8 @@ def _drawn(sources: Sequence[Source], draws: int, output: Path) -> list[Source]:
         for source in sources
         for number in range(1, draws + 1)
     ]
-    _refuse_collisions(drawn, output)
+    sheets = [Source(source.path, _sheet(source.relative)) for source in sources]
+    _refuse_collisions([*drawn, *sheets], output)
     return drawn
 
 
@@ -457,14 +477,21 @@ def _draw(number: int) -> str:
     return f"draw-{number}"
 
 
+def _sheet(name: str) -> str:
+    return f"{SHEETS}/{name}.jpg"
+
+
 def _write_sheets(run: Run, draws: int) -> None:
-    """Put the released draws of each photo side by side."""
+    """Put the released draws of each photo side by side; of none, an earlier sheet goes."""
     released = {item.photo for item in run.done if item.record["released"]}
-    for name in sorted({photo.partition("/")[2] for photo in released}):
+    for name in sorted({item.photo.partition("/")[2] for item in run.done}):
         photos = [f"{_draw(number)}/{name}" for number in range(1, draws + 1)]
-        sheet = run.output / SHEETS / f"{name}.jpg"
-        _make_folder(sheet.parent)
-        report.contact_sheet([run.output / p for p in photos if p in released], sheet)
+        shown, sheet = [run.output / p for p in photos if p in released], run.output / _sheet(name)
+        if shown:
+            _make_folder(sheet.parent)
+            report.contact_sheet(shown, sheet)
+        else:
+            sheet.unlink(missing_ok=True)
 
 
 def _begin(manifest: _Manifest, job: _Job) -> None:
@@ -475,7 +502,9 @@ def _begin(manifest: _Manifest, job: _Job) -> None:
 
 def _head(settings: Settings, *, single: bool) -> dict[str, Any]:
     """First line of the report, once it is clear that the settings can be followed."""
-    recognizers = Models(settings.device).recognizers(settings.recognizers)
+    models = Models(settings.device)
+    settings.method.ready(models)
+    recognizers = models.recognizers(settings.recognizers)
     for recognizer in recognizers:
         recognizer.threshold(settings.require)
     selection = Selection.of(settings.keep, settings.only, recognizers)
@@ -491,7 +520,7 @@ def _digest(settings: Settings) -> str:
     """Changes when the settings, or a file that they name, do."""
     digest = hashlib.sha256(repr(settings).encode())
     for text in (*settings.keep, *settings.only, settings.detector):
-        if Path(text).is_file():
+        if os.path.isfile(text):  # noqa: PTH113 (no error for names that are too long)
             digest.update(Path(text).read_bytes())
     return digest.hexdigest()
 
@@ -499,6 +528,7 @@ def _digest(settings: Settings) -> str:
 def _opened(
     folder: Path,
     sources: Sequence[Source],
+    sheets: Sequence[str],
     head: Mapping[str, Any],
     digest: str,
     *,
@@ -508,7 +538,7 @@ def _opened(
     """The manifest, once it is clear that nothing will be lost."""
     path = folder / MANIFEST
     if not resume and not overwrite:
-        names = (MANIFEST, *(source.relative for source in sources))
+        names = (MANIFEST, *(source.relative for source in sources), *sheets)
         there = [name for name in names if os.path.lexists(folder / name)]
         if there:
             raise OutputError(
@@ -518,15 +548,24 @@ def _opened(
     _make_folder(folder)
     for leftover in folder.rglob(f"{imaging.TEMPORARY_PREFIX}*.tmp"):
         leftover.unlink(missing_ok=True)  # what a killed run left unverified
-    manifest = _Manifest(path, resume=resume)
-    if manifest.digest not in (None, digest):
-        manifest.close()
+    manifest = _Manifest(path)
+    if resume and manifest.digest not in (None, digest):
         raise OptionError(
             "--resume: the interrupted run had other settings (see the first line of "
             f"{folder / REPORT_JSONL}); repeat them, or start over with --overwrite"
         )
+    for sheet in sheets:
+        if sheet not in manifest.ours and os.path.lexists(folder / sheet):
+            raise OutputError(
+                f"{folder / sheet} is not of an earlier run, and would be replaced by the draws "
+                "side by side; move it away, or choose another folder with -o"
+            )
+    manifest.open(resume=resume)
     if manifest.digest is None:
         manifest.append("run", digest=digest, started=head["started"])
+    for sheet in sheets:
+        if sheet not in manifest.ours:
+            manifest.append("begun", photo=sheet)
     return manifest
 
 

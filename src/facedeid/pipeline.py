@@ -170,6 +170,9 @@ class PhotoReport:
     seconds: Mapping[str, float] = field(default_factory=dict)
     charges: Mapping[str, float] = field(default_factory=dict)
     """Subject -> ε that was spent, whether or not the photo was released in the end."""
+    warnings: tuple[str, ...] = ()
+    """What to know of the method (what a privacy budget covers, and what not). A run's report has
+    them once, for all of its photos."""
 
 
 @dataclass(frozen=True)
@@ -276,6 +279,7 @@ def protect_photo(
             else detect(photo.rgb8, detector=settings.detector, min_face=settings.min_face)
         )
     recognizers = models.recognizers(settings.recognizers)
+    settings.method.ready(models)
     selection = Selection.of(settings.keep, settings.only, recognizers)
     chosen = selection.choose(photo.rgb8, found) if protect is None else protect
     items = [
@@ -485,6 +489,7 @@ def _finished(
         dropped=photo.dropped,
         seconds=clock.seconds,
         charges=charges,
+        warnings=settings.method.warnings,
     )
     return Protected(written if released else None, report, previews)
 
@@ -617,7 +622,10 @@ def protect(
         photo = imaging.read(Path(image), first_frame=settings.first_frame)
     else:
         photo = imaging.from_array(image)
-    result = protect_photo(photo, settings, models or Models(settings.device), faces=faces)
+    folder = Path(image).resolve().parent.name if isinstance(image, str | Path) else None
+    result = protect_photo(
+        photo, settings, models or Models(settings.device), faces=faces, folder=folder
+    )
     if result.report.status == "withheld":
         raise UnprotectedError(result.report.message)
     unreleased = result.report.status in ("no-face", "none-selected")

@@ -73,17 +73,19 @@ class Plan:
         """
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise OptionError(f"cannot read the plan {path}: {error}") from error
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             raise OptionError(f"{path} is not a plan of facedeid (schema {SCHEMA!r})")
-        entries: dict[str, Entry] = {}
-        for number, raw in enumerate(data.get("photos", [])):
+        photos, entries = data.get("photos", []), dict[str, Entry]()
+        if not isinstance(photos, list):
+            raise OptionError(f'{path}: "photos" must be a list')
+        for number, raw in enumerate(photos):
             try:
                 name, entry = str(raw["photo"]), _entry(raw)
                 if name in entries:
                     raise ValueError(f"{name} is there twice")
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
+            except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
                 raise OptionError(
                     f"{path}: entry {number} is not as it should be ({error!r}); a photo needs "
                     '"photo" and "faces", a face "box": [left, top, right, bottom] in pixels'

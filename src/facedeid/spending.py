@@ -1,7 +1,6 @@
 """Whose privacy budget a photo is charged to, and the charge itself."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,10 +53,8 @@ def charge(
         dlib = models.recognizer("dlib")
         vectors = dlib.embed_photo(rgb, [face.landmarks for face in faces])
         nearest = dlib.threshold("library")
-        names = Counter(book.subject_of(vector, nearest) for vector in vectors)
-        charges = {name: count * epsilon for name, count in names.items()}
-    else:
-        charges = {_name(subject, folder, rgb): epsilon}
+        return book.spend_on_faces(vectors, nearest, epsilon, what=what)
+    charges = {_name(subject, folder, rgb): epsilon}
     book.spend(charges, what=what)
     return charges
 

@@ -37,6 +37,9 @@ METHODS: dict[str, type[Method]] = {
 }
 """Name -> class. A new method is one file, one entry here, one case in the contract test."""
 
+LARGEST = 1e300
+"""Below the largest float: whole numbers from there on are no values of an option."""
+
 
 def create(name: str, **options: Any) -> Method:
     """The method of that name with those hyper-parameters.
@@ -109,5 +112,5 @@ def _fits(value: Any, hint: Any) -> bool:
     if args:  # a union
         return any(_fits(value, arg) for arg in args)
     if hint is float:
-        return type(value) in (int, float)
+        return type(value) is float or (type(value) is int and abs(value) < LARGEST)
     return value is None if hint is NoneType else type(value) is hint

@@ -83,6 +83,13 @@ class Method:
         """What a user should know before relying on these parameters."""
         return ()
 
+    def ready(self, models: "Models") -> None:
+        """Raise what would keep the method from running, before anything is charged or written.
+
+        Raises:
+            FacedeidError: something is not installed, or an option does not suit the models.
+        """
+
     def apply(
         self,
         faces: Tensor,

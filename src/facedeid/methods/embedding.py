@@ -86,6 +86,12 @@ class FeatureEmbedding(Method):
             return (f"strength {self.strength:g} is light: recognisers see through it",)
         return ()
 
+    def ready(self, models: "Models") -> None:
+        """The bank has the identity that is asked for."""
+        known = len(models.identities("dlib"))
+        if self.identity is not None and self.identity >= known:
+            raise OptionError(f"identity must lie between 0 and {known - 1}, got {self.identity}")
+
     @torch.no_grad()
     def apply(
         self,
@@ -97,10 +103,11 @@ class FeatureEmbedding(Method):
     ) -> Deidentified:
         """A forward pass a try and one for what is kept; the facts name each face's identity."""
         batch = faces.to(models.device, memory_format=torch.channels_last)
+        self.ready(models)
         chosen = (
             self._chosen(batch, models, random, landmarks)
             if self.identity is None
-            else self._fixed(len(faces), models)
+            else torch.full((len(faces),), self.identity)
         )
         made = self._embedded(batch, chosen, models)
         return Deidentified(
@@ -136,8 +143,10 @@ class FeatureEmbedding(Method):
             drawn = drawn.gather(1, best)
         chosen = drawn[:, 0]
         if self.album:
-            for vector, identity in zip(own, chosen.tolist(), strict=True):
-                models.album.add(vector, identity)
+            for i, vector in enumerate(own):
+                known = models.album.find(vector, dlib)  # earlier in this batch, perhaps
+                chosen[i] = chosen[i] if known is None else known
+                models.album.add(vector, int(chosen[i]))
         return chosen
 
     def _scores(
@@ -162,13 +171,6 @@ class FeatureEmbedding(Method):
                 shown = shown + BEARD * _upper_lip(cover - made, points).relu()
                 scores.append((distance.clamp_max(FAR) - shown).float().cpu())
         return torch.stack(scores, 1)
-
-    def _fixed(self, count: int, models: "Models") -> Tensor:
-        known = len(models.identities("dlib"))
-        assert self.identity is not None
-        if self.identity >= known:
-            raise OptionError(f"identity must lie between 0 and {known - 1}")
-        return torch.full((count,), self.identity)
 
 
 def _upper_lip(change: Tensor, landmarks: Tensor | None) -> Tensor:

@@ -26,6 +26,8 @@ SPAN = 32
 BRIGHTNESS, COLOUR = 1.1, 0.3
 """Times that the network's change of brightness is taken, and its change of what is not brightness:
 that shows as green and pink tints, and hides little."""
+LEAST = 1e-6
+"""Smallest ε: with noise of a larger scale, vectors could not be told from zero any more."""
 GRID = 4
 """Side of the grid over which attribute maps are averaged for attackers."""
 SCOPE = (
@@ -64,6 +66,8 @@ class IdentityDp(Method):
     def __post_init__(self) -> None:
         if not self.epsilon > 0:
             raise OptionError(f"epsilon must be positive, got {self.epsilon:g}")
+        if self.epsilon < LEAST:
+            raise OptionError(f"epsilon must be {LEAST:g} or more, got {self.epsilon:g}")
         if (self.sensitivity == "empirical") != (self.measured is not None):
             raise OptionError(
                 "sensitivity=empirical and measured=NUMBER go together; `facedeid sensitivity "
@@ -99,6 +103,11 @@ class IdentityDp(Method):
                 "reference set"
             )
         return tuple(found)
+
+    def ready(self, models: "Models") -> None:
+        """The noise can be drawn: OpenDP is installed, and agrees with the budget."""
+        if not self.seeded:
+            self._mechanism(models.identity.IDENTITY, ()).ready()
 
     @torch.no_grad()
     def apply(

@@ -119,6 +119,11 @@ class Laplace:
         """
         return self.sensitivity.coordinate / self.scale if self.scale else math.inf
 
+    def ready(self) -> None:
+        """Raise what would keep `release` from drawing noise."""
+        if self.private:
+            self._measurement()
+
     def release(self, vectors: Tensor) -> Tensor:
         """N×D vectors, clipped, with noise: float64 on the CPU, each row a release of its own.
 
