@@ -8,6 +8,7 @@ import pytest
 from evaluation_photos import make
 from facedeid._cli_evaluate import _command
 from facedeid.cli import main
+from facedeid.errors import OptionError
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,8 @@ def test_a_whole_evaluation_and_again(run, lfw, tmp_path):
         (("--data", "{lfw}", "--methods", "mask", "--realism", "x"), 2, "no features are called"),
         (("--data", "{lfw}", "--methods", "mask", "--detector", "x"), 2, "unknown detector"),
         (("--data", "{lfw}"), 2, "--methods"),
+        (("--data", "{lfw}", "--methods", "mask", "--seed", "-1"), 2, "seed must be 0"),
+        (("--data", "~nosuchuser/x", "--methods", "mask"), 2, "home folder"),
         (("--data", "{lfw}", "--methods", "mask", "--lpips", "{lfw}/pairs.txt"), 1, "pairs.txt"),
     ],
 )
@@ -79,6 +82,26 @@ def test_an_output_that_belongs_to_somebody_else(run, lfw, tmp_path):
     assert "choose another folder" in text
     assert (tmp_path / "index.html").read_text() == "mine"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_own_pictures_are_no_data(run, lfw, tmp_path, monkeypatch):
+    folder = tmp_path / "data"
+    for name in ("mine.jpg", "out/plots/grid.jpg", "out/cache/x.jpg", "kept/y.jpg", "out/mine.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(lfw / "Ann_A" / "Ann_A_0001.jpg", folder / name)
+    (folder / "out" / "evaluation.json").write_text("{}")
+
+    def told(dataset, *_, **__):
+        raise OptionError(" ".join(dataset.keys))
+
+    monkeypatch.setattr("facedeid.evaluation.run.evaluate", told)
+    monkeypatch.chdir(folder)
+    arguments = ("--methods", "mask", "-o", "out")
+    for data in (".", "photos:.", f"photos:{folder}"):
+        _, text = run("--data", data, *arguments, "--cache", "kept")
+        assert "error: mine.jpg out/mine.jpg\n" in text
+    _, text = run("--data", "photos:out/cache", *arguments)
+    assert "choose another folder with -o or --cache" in text
 
 
 def test_missing_photos_are_named(run, lfw, tmp_path):

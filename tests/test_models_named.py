@@ -140,6 +140,11 @@ def test_missing_weights_are_named_at_once(name: str) -> None:
         Models().recognizer(name)
 
 
+def test_homes_of_nobody() -> None:
+    with pytest.raises(OptionError, match=r"~nosuchuser/x\.onnx: there is no home folder"):
+        Models().recognizer("onnx:~nosuchuser/x.onnx")
+
+
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     put("ir_se50", MobileFaceNet(), tmp_path)
     with pytest.raises(WeightsError, match="do not fit IrSe"):

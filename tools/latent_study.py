@@ -19,12 +19,15 @@ face. `levels.md`, with `--at` or `--ssim`: what each method has at equal simila
 at equal SSIM, interpolated between its settings, under the first recogniser. With `--realism
 squeezenet:FILE` also the Fréchet distance of the crops to those of the other people among the
 second photos, and of untouched, compressed and blurred crops (`realism.md`). `sweep.png`: SSIM, MSE
-and HOG over similarity; `sweep-METHOD-OPTION.png`: all over one option.
+and HOG over similarity; `sweep-METHOD-OPTION.png`: all over one option, or over several whose
+numbers change together (`fsap:identity_step=0.01,attribute_step=0.01`, then 0.04 and 0.04, and so
+on), where the settings share all other options.
 `histograms.png`: distances to the original, and to the next person.
 """
 
 import argparse
 import csv
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -38,6 +41,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from facedeid.evaluation import datasets
+from facedeid.evaluation.fingerprints import slug
 from facedeid.evaluation.intervals import clopper_pearson
 from facedeid.evaluation.metrics import mse01, ssim
 from facedeid.evaluation.originals import Originals
@@ -250,23 +254,63 @@ def share(text: object) -> float:
     return float(str(text).split()[0])
 
 
+def number(text: str) -> float | None:
+    """The finite number that an option is, if it is one."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Settings of one method that differ in one option's number, or in several that go together."""
+
+    method: str
+    """With the options that stay."""
+    options: tuple[str, ...]
+    """That change."""
+    points: tuple[tuple[float, int], ...]
+    """The first one's number, and which of the settings has it; ascending."""
+
+
+def sweeps(settings: list[str]) -> list[Sweep]:
+    """The sweeps that there are; options of which each combination was tried are none."""
+    groups: dict[tuple, list[tuple[int, dict[str, float]]]] = defaultdict(list)
+    for row, text in enumerate(settings):
+        method, _, rest = text.partition(":")
+        options = dict(part.partition("=")[::2] for part in rest.split(",") if part)
+        numbers = {k: value for k, v in options.items() if (value := number(v)) is not None}
+        words = tuple(sorted((k, v) for k, v in options.items() if k not in numbers))
+        groups[method, words, tuple(sorted(numbers))].append((row, numbers))
+    found = []
+    for (method, words, _), rows in groups.items():
+        values = {name: [numbers[name] for _, numbers in rows] for name in rows[0][1]}
+        changing = tuple(name for name, column in values.items() if len(set(column)) > 1)
+        places = {tuple(numbers[name] for name in changing) for _, numbers in rows}
+        if not changing or any(len(set(values[name])) < len(places) for name in changing):
+            continue
+        fixed = {**dict(words), **{k: f"{v[0]:g}" for k, v in values.items() if k not in changing}}
+        label = ",".join(f"{k}={v}" for k, v in fixed.items())
+        points = sorted((numbers[changing[0]], row) for row, numbers in rows)
+        found.append(Sweep(f"{method}:{label}" if label else method, changing, tuple(points)))
+    return found
+
+
 def draw(rows: list[dict], judge: str, out: Path) -> None:
     """`sweep.png`: SSIM, MSE and HOG's finds over similarity, a line a method.
 
-    And for a method of which one option has several numbers, `sweep-METHOD-OPTION.png`: quality,
-    similarity and rejections, and HOG's finds over it (figures 3 to 5 of Zhao et al. 2022).
+    And for each of the `sweeps` among the settings `sweep-METHOD-OPTION.png`: quality, similarity
+    and rejections, and HOG's finds over it (figures 3 to 5 of Zhao et al. 2022, 4 of Xue et al.
+    2022).
     """
     from matplotlib import pyplot as plt
 
     name = f"similarity {judge}"
     methods: dict[str, list[dict]] = defaultdict(list)
-    options: dict[tuple[str, str], list[tuple[float, dict]]] = defaultdict(list)
     for row in rows:
-        method, _, rest = str(row["setting"]).partition(":")
-        methods[method].append(row)
-        option, _, value = rest.partition("=")
-        if value.replace(".", "").isdigit():
-            options[method, option].append((float(value), row))
+        methods[str(row["setting"]).partition(":")[0]].append(row)
     figure, axes = plt.subplots(1, 3, figsize=(14, 4))
     for axis, key in zip(axes, ("SSIM", "MSE", "HOG"), strict=True):
         for method, group in methods.items():
@@ -276,8 +320,9 @@ def draw(rows: list[dict], judge: str, out: Path) -> None:
         axis.legend()
     figure.tight_layout()
     figure.savefig(out / "sweep.png", dpi=110)
-    for (method, option), group in options.items():
-        group.sort(key=lambda each: each[0])
+    for sweep in sweeps([str(row["setting"]) for row in rows]):
+        option, *along = sweep.options
+        group = [(value, rows[row]) for value, row in sweep.points]
         known = f"rejected wb {judge}"  # by the method
         rejected = known if known in group[0][1] else f"rejected {judge}"
         panels = ("SSIM", "MSE"), (name, rejected), ("HOG",)
@@ -290,9 +335,11 @@ def draw(rows: list[dict], judge: str, out: Path) -> None:
                 side.plot([value for value, _ in group], line, style, label=key)
                 side.set_ylabel(key)
             bounds = None if "SSIM" in keys else (0, 1.03)
-            axis.set(xlabel=option, title=", ".join(keys), ylim=bounds)
+            across = f"{option} (and with it {', '.join(along)})" if along else option
+            axis.set(xlabel=across, title=", ".join(keys), ylim=bounds)
+        figure.suptitle(f"{sweep.method} by {option}", fontsize=10)
         figure.tight_layout()
-        figure.savefig(out / f"sweep-{method}-{option}.png", dpi=110)
+        figure.savefig(out / f"sweep-{slug(sweep.method)}-{option}.png", dpi=110)
 
 
 def histograms(distances: dict, strangers: dict, limits: dict, out: Path) -> None:

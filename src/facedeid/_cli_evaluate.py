@@ -52,7 +52,11 @@ def evaluate(
     ] = None,
     limit_ranked: Annotated[int, typer.Option(help="People in 1:N; 0: none.", min=0)] = 200,
     sweep: Annotated[
-        list[str] | None, typer.Option(help="METHOD:option=v1|v2|v3 (repeatable).")
+        list[str] | None,
+        typer.Option(
+            help="METHOD:option=v1|v2|v3; several options with as many values change together "
+            "(repeatable)."
+        ),
     ] = None,
     robustness: Annotated[
         str | None, typer.Option(help="all, or operations such as jpeg-10,webp-30.")
@@ -68,13 +72,14 @@ def evaluate(
         typer.Option(help="squeezenet[=FILE], embedding:RECOGNISER or onnx:FILE (repeatable)."),
     ] = None,
     lpips: Annotated[
-        list[Path] | None, typer.Option(help="Weight files of LPIPS: features, heads (twice).")
+        list[Path] | None,
+        typer.Option(help="Weight files of LPIPS: features, heads (twice); or store: AlexNet's."),
     ] = None,
     detector: Annotated[str, typer.Option(help="hog, cnn, or a YuNet .onnx file.")] = "hog",
     grid: Annotated[
         int, typer.Option(help="Photos in the picture grid: IDENTIFIES PEOPLE; 0: none.", min=0)
     ] = 4,
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn; 0 or more.")] = 0,
     cache: Annotated[
         Path | None, typer.Option(help="Folder that several evaluations may share; OUTPUT/cache.")
     ] = None,
@@ -106,13 +111,12 @@ def evaluate(
         seed=seed,
     )
     models = Models(device)
-    dataset = load(data)
+    kept = cache or output / writing.CACHE
+    dataset = load(data, (kept, output / writing.CACHE, output / writing.PLOTS))
     writing.claim(output)
     err.print(escape(dataset.summary))
     with _Bars() as bars:
-        results = run(
-            dataset, settings, cache or output / writing.CACHE, models=models, report=bars.begin
-        )
+        results = run(dataset, settings, kept, models=models, report=bars.begin)
     for key, why in list(results.originals.unreadable.items())[:5]:
         err.print(f"[yellow]warning:[/] {escape(key)} is left out: {escape(why)}")
     page = writing.write_results(

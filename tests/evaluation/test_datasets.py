@@ -82,6 +82,37 @@ def test_an_archive_that_is_none(lfw):
         load(f"lfw:{lfw}")
 
 
+@pytest.mark.parametrize("number", ["²", "٣", "9" * 5000, "-1"])
+def test_pairs_are_numbered_with_plain_numbers(lfw, number):
+    (lfw / "pairs.txt").write_text(f"Ann_A\t1\t2\nAnn_A {number} 3\n", "utf-8")
+    with pytest.raises(OptionError, match=r"pairs\.txt, line 2: not a pair"):
+        load(f"lfw:{lfw}")
+    (lfw / "pairs.txt").write_text(f"1 {number}\nAnn_A 1 3\n", "utf-8")
+    with pytest.raises(OptionError, match=r"pairs\.txt, line 1: not a pair"):
+        load(f"lfw:{lfw}")
+
+
+@pytest.mark.parametrize("text", ["~nosuchuser/x", "photos:~nosuchuser/x"])
+def test_homes_of_nobody(text):
+    with pytest.raises(OptionError, match="~nosuchuser/x: there is no home folder"):
+        load(text)
+
+
+def test_folders_that_are_no_data(lfw):
+    (lfw / "pairs.txt").unlink()
+    for name in ("out/cache/a.jpg", "out/b.jpg", "out/b/c.jpg"):
+        (lfw / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(lfw / "Ann_A" / "Ann_A_0001.jpg", lfw / name)
+    away = [lfw / "nowhere", lfw / "out", lfw.parent]
+    for text in (str(lfw), f"people:{lfw}"):
+        dataset = load(text, away)
+        assert set(dataset.identities.values()) == {"Ann_A", "Bea_B"}
+    assert len(load(f"photos:{lfw}", away).keys) == 8
+    assert len(load(f"photos:{lfw}", [lfw / "out" / "b"]).keys) == 10
+    with pytest.raises(OptionError, match="keeps its own pictures"):
+        load(f"photos:{lfw}", [lfw])
+
+
 def test_a_folder_per_person(lfw):
     (lfw / "pairs.txt").unlink()
     dataset = load(f"people:{lfw}")

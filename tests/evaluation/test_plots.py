@@ -1,5 +1,7 @@
+import importlib.util
 import io
 import itertools
+import math
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -96,6 +98,36 @@ def test_sweep_draws_values_and_intervals_and_leaves_gaps():
     free = plots.sweep("radius", [2, 4], {"PSNR": [30, 40]}, quantity="dB")
     assert free.axes[0].get_xscale() == "linear"
     assert free.axes[0].get_ylim()[0] > 20
+
+
+@pytest.mark.parametrize(
+    ("x", "log", "place"),
+    [([1, 10, math.inf], True, 100), ([math.inf, 2, 4], False, 6), ([6, math.inf], True, 60)],
+)
+def test_infinity_stands_at_the_right(x, log, place, tmp_path):
+    figure = plots.sweep("ε", x, {"dlib": [0.1] * len(x)}, quantity="ASR", log=log)
+    drawn = lines(figure)["dlib"].get_xdata()
+    assert drawn[x.index(math.inf)] == pytest.approx(place)
+    ticks = dict(zip(figure.axes[0].get_xticks(), figure.axes[0].get_xticklabels(), strict=True))
+    assert [label.get_text() for at, label in ticks.items() if at == pytest.approx(place)] == ["∞"]
+    assert plots.save(figure, tmp_path, "sweep").is_file()
+
+
+def test_the_study_of_latent_methods_finds_its_sweeps():
+    path = Path(__file__).parents[2] / "tools" / "latent_study.py"
+    spec = importlib.util.spec_from_file_location("latent_study", path)
+    study = importlib.util.module_from_spec(spec)
+    sys.modules["latent_study"] = study  # its dataclasses look it up
+    spec.loader.exec_module(study)
+    together = [f"fsap:identity_step={v},attribute_step={v},iterations=9" for v in ("0.1", "0.04")]
+    grid = [f"fsap:tau={a},inner={b}" for a in (0.1, 0.2) for b in (1, 2)]
+    found = study.sweeps([*together, "blur:sigma=0.2", *grid, "blur:sigma=-1e-1", "mask", "fsap"])
+    assert found == [
+        study.Sweep(
+            "fsap:iterations=9", ("identity_step", "attribute_step"), ((0.04, 1), (0.1, 0))
+        ),
+        study.Sweep("blur", ("sigma",), ((-0.1, 7), (0.2, 2))),
+    ]
 
 
 def test_sweeps_that_cannot_be_drawn_are_refused():

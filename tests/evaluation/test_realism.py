@@ -1,4 +1,5 @@
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from torchmetrics.image.kid import poly_mmd
 
 from facedeid.errors import OptionError, WeightsError
 from facedeid.evaluation import realism as module
+from facedeid.evaluation.looks import _weights, loaded
+from facedeid.evaluation.quality import load_lpips
 from facedeid.evaluation.realism import (
     REFERENCES,
     Features,
@@ -193,6 +196,42 @@ def test_features_by_name(trunk, astronaut, face):
     for name in ("inception", "embedding", "onnx:", "embedding:nobody"):
         with pytest.raises(OptionError):
             features_of(name, models)
+
+
+def test_two_features_of_one_name_are_refused(trunk, tmp_path):
+    path, _ = trunk
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(path.read_bytes())
+    names = [f"squeezenet:{path}", "embedding:dlib", f"squeezenet:{path}"]
+    assert list(loaded(names, Models())) == names[:2]
+    with pytest.raises(OptionError, match="two features are called squeezenet"):
+        loaded([*names, f"squeezenet:{other}"], Models())
+
+
+def test_features_are_kept_by_the_weights(trunk, tmp_path):
+    copy, models = tmp_path / "copy.safetensors", Models()
+    copy.write_bytes(trunk[0].read_bytes())
+    before = _weights(f"squeezenet:{copy}", models)
+    net = Lpips("squeeze")
+    safetensors.torch.save_file(dict(net.state_dict()), copy)
+    assert _weights(f"squeezenet:{copy}", models) != before
+    dlib, mobile = (_weights(f"embedding:{n}", models) for n in ("dlib", "facedeid-mobile"))
+    assert dlib != mobile
+
+
+def test_lpips_of_the_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("FACEDEID_MODELS", str(tmp_path / "store"))
+    with pytest.raises(WeightsError, match="lpips_alex_backbone is not in"):
+        load_lpips([Path("store")], Models())
+    parts = {"lpips_alex_backbone": {}, "lpips_alex_heads": {}}
+    for key, value in Lpips("alex").state_dict().items():
+        parts["lpips_alex_backbone" if "features" in key else "lpips_alex_heads"][key] = value
+    for name, state in parts.items():
+        safetensors.torch.save_file(state, tmp_path / name)
+    monkeypatch.setattr("facedeid.evaluation.quality.locate", lambda name: tmp_path / name)
+    found = load_lpips([Path("store")], Models())
+    assert found.net.kind == "alex"
+    assert found.digest == load_lpips([tmp_path / name for name in parts], Models()).digest
 
 
 def test_an_onnx_network_gives_features(tmp_path, astronaut, face):

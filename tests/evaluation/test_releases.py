@@ -1,16 +1,23 @@
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from facedeid import inversion, registration
 from facedeid.errors import PhotoError
+from facedeid.evaluation import fingerprints
 from facedeid.evaluation import views as module
 from facedeid.evaluation.datasets import load
+from facedeid.evaluation.fingerprints import method_digest
 from facedeid.evaluation.originals import Originals
 from facedeid.evaluation.releases import Altered, Releases, text_of
 from facedeid.evaluation.views import Untouched
 from facedeid.faces import Pasted, align, frame, native_size, paste
 from facedeid.methods import Method, parse
+from facedeid.models import Models
 from facedeid.random import stream
 
 
@@ -213,6 +220,45 @@ def test_a_method_knows_its_surrogates(known, models, tmp_path, monkeypatch):
     monkeypatch.setattr(type(releases.method), "surrogates", ("dlib?threshold=0.5",))
     assert releases.white_box(models.recognizer("dlib"))
     assert not releases.white_box(models.recognizer("facedeid-mobile"))
+
+
+def test_releases_depend_on_the_portraits(models, hopper, tmp_path):
+    method = parse(f"tip-im:images={tmp_path}")
+    Image.fromarray(hopper).save(tmp_path / "a.png")
+    before = method_digest(method, models, 0)
+    (tmp_path / "README.txt").write_text("no photo")
+    assert method_digest(method, models, 0) == before
+    Image.fromarray(hopper // 2).save(tmp_path / "a.png")
+    assert method_digest(method, models, 0) != before
+
+
+def test_releases_depend_on_the_file_of_a_surrogate(tmp_path, monkeypatch):
+    """`onnx:PATH`: by the weights, wherever they lie; two files of one name are two."""
+    spec = Models().recognizer("facedeid-mobile").spec
+
+    def network(text):
+        assert text.startswith(f"onnx:{tmp_path}")  # and not without its folder
+        net = torch.nn.Linear(2, 2, bias=False)
+        torch.nn.init.constant_(net.weight, float(Path(text.removeprefix("onnx:")).read_text()))
+        return replace(spec, name="onnx:net.onnx", build=lambda: net, available=lambda: True)
+
+    monkeypatch.setattr("facedeid.models.holder.specified", network)
+    method = parse(f'lgc:recognizers=["onnx:{tmp_path}/net.onnx"]')
+    found = []
+    for weight in ("1", "2", "1"):
+        (tmp_path / "net.onnx").write_text(weight)
+        found.append(method_digest(method, Models(), 0))
+    assert found[0] == found[2] != found[1]
+
+
+@pytest.mark.parametrize("module", [inversion, registration], ids=lambda m: m.__name__)
+def test_releases_depend_on_inversion_where_there_is_one(models, module, monkeypatch):
+    methods = [parse(name) for name in ("fsap", "private-encoder", "lgc", "pixelate")]
+    before = [method_digest(method, models, 0) for method in methods]
+    usual = fingerprints.code
+    monkeypatch.setattr(fingerprints, "code", lambda of: "new" if of is module else usual(of))
+    after = [method_digest(method, models, 0) for method in methods]
+    assert [a != b for a, b in zip(after, before, strict=True)] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,29 @@
+import copy
 import csv
 import json
+import os
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from facedeid.errors import OptionError, OutputError
-from facedeid.evaluation import choices, output
+from facedeid.errors import OptionError, OutputError, WeightsError
+from facedeid.evaluation import choices, extras, output, pictures
 from facedeid.evaluation import originals as originals_module
 from facedeid.evaluation import views as views_module
+from facedeid.evaluation.appendix import sweeps_table
 from facedeid.evaluation.datasets import load
+from facedeid.evaluation.originals import Originals
 from facedeid.evaluation.records import records
+from facedeid.evaluation.releases import Releases, text_of
 from facedeid.evaluation.run import Settings, evaluate
-from facedeid.evaluation.sheets import headline_table, tables
+from facedeid.evaluation.sheets import NAMES, headline_table, tables
 from facedeid.evaluation.tables import WHITE_BOX, Estimate
 from facedeid.methods import METHODS, Method, parse
+from facedeid.models import Models
 
 SETTINGS = {
     "recognizers": ("dlib", "facedeid-mobile"),
@@ -34,6 +42,15 @@ def done(lfw_made, cache, models):
         **SETTINGS, robustness=("crop-0.9",), sweeps=choices.sweeps(["noise:sigma=5|49"])
     )
     return evaluate(load(f"lfw:{lfw_made}"), settings, cache, models=models)
+
+
+def as_if(result, text):
+    """Results as if another method had had them."""
+    views = copy.copy(result.views)
+    views.method = parse(text)
+    views.label = text_of(views.method)
+    compared = tuple(replace(each, views=views) for each in result.comparisons)
+    return replace(result, views=views, comparisons=compared)
 
 
 def column(table, name):
@@ -244,6 +261,79 @@ def test_attackers_and_realism_are_rows(lfw_made, models, cache, monkeypatch):
     assert again.attacks == found.attacks
 
 
+def test_attacks_are_kept_for_the_same_photos_and_thresholds_only(
+    lfw, models, tmp_path, monkeypatch
+):
+    made = []
+    monkeypatch.setattr(extras, "ATTACKERS", {"counted": lambda bench: made.append(bench) or ()})
+
+    def attack(*recognizers):
+        dataset = load(f"lfw:{lfw}")
+        originals = Originals(dataset, models, tmp_path / "cache")
+        views = Releases(dataset, originals, parse("mask"), models, tmp_path / "cache")
+        options = {"limit": 2, "seed": 0, "report": lambda text: lambda done, total: None}
+        extras.attack("counted", views, models, recognizers, **options)
+        return len(made)
+
+    assert attack("facedeid-mobile") == attack("facedeid-mobile") == 1
+    assert attack("facedeid-mobile?threshold=0.5") == 2
+    Image.new("RGB", (99, 99), "teal").save(lfw / "Bea_B" / "Bea_B_0002.jpg")
+    assert attack("facedeid-mobile") == 3
+    (lfw / "Bea_B" / "Bea_B_0002.jpg").touch()
+    assert attack("facedeid-mobile") == 3
+
+
+def test_what_cannot_be_done_is_said_before_anything_is_done(
+    lfw_made, models, tmp_path, monkeypatch
+):
+    def fail(*_, **__):
+        raise AssertionError("work has begun")
+
+    monkeypatch.setattr(originals_module, "detect", fail)
+    monkeypatch.setattr(Method, "__call__", fail)
+    monkeypatch.setenv("FACEDEID_MODELS", str(tmp_path / "empty"))
+    for data, change, reason in [
+        ("photos", {"attackers": ("parrot",)}, "does not say who is who"),
+        ("lfw", {"realism": ("squeezent",)}, "no features are called"),
+        ("lfw", {"realism": ("squeezenet",)}, "lpips_squeeze_backbone is not in"),
+        ("lfw", {"methods": (parse('lgc:recognizers=["nobody"]'),)}, "no recogniser is called"),
+        ("lfw", {"methods": (parse('lgc:recognizers=["ir-se50"]'),)}, "ir_se50 is not in"),
+        ("lfw", {"lpips": (Path("store"),)}, "lpips_alex_backbone is not in"),
+    ]:
+        settings = Settings(**{**SETTINGS, **change})
+        with pytest.raises((OptionError, WeightsError), match=reason):
+            evaluate(load(f"{data}:{lfw_made}"), settings, tmp_path / "cache", models=models)
+
+
+def test_methods_that_tables_could_not_tell_apart(lfw_made, models, tmp_path, hopper):
+    for name in ("a", "b"):
+        (tmp_path / name / "faces").mkdir(parents=True)
+        Image.fromarray(hopper).save(tmp_path / name / "faces" / "hopper.png")
+    two = tuple(parse(f"tip-im:images={tmp_path / name / 'faces'}") for name in ("a", "b"))
+    with pytest.raises(OptionError, match="two methods are called tip-im:images=faces"):
+        evaluate(load(f"lfw:{lfw_made}"), Settings(methods=two), tmp_path / "cache", models=models)
+
+
+def test_names_of_photos_in_no_known_encoding(lfw_made, models, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    name = os.fsdecode(b"caf\xe9.jpg")
+    shutil.copy(lfw_made / "Ann_A" / "Ann_A_0001.jpg", folder / name)
+    settings = Settings(methods=(parse("mask"),), recognizers=("facedeid-mobile",), seed=3)
+    for _ in range(2):
+        data = load(f"photos:{folder}")
+        found = evaluate(data, settings, tmp_path / "cache", models=Models())
+        assert found.subjects.probes == (name,)
+    output.claim(tmp_path / "out")
+    output.write_results(tmp_path / "out", found, {"data": "x"}, grid=1)
+    lines = (tmp_path / "out" / "records.jsonl").read_text("ascii").splitlines()
+    assert json.loads(lines[1])["key"] == name
+    row = found.originals.shelf(models.recognizer("facedeid-mobile")).get(
+        found.originals.name(name)
+    )
+    assert row is not None
+
+
 # the folder ---------------------------------------------------------------------------------
 
 
@@ -260,7 +350,84 @@ def test_everything_is_written(done, tmp_path):
     assert "## 1:N" in (folder / "results.md").read_text("utf-8")
     names = {path.name for path in (folder / "plots").iterdir()}
     assert {"grid.png", "privacy-utility.png", "cmc-dlib.png", "sweep-noise-sigma.png"} <= names
+    assert {"outcomes.png", "distances-dlib.png", "distances-facedeid-mobile.png"} <= names
+    assert all(map(pictures.MADE.fullmatch, names))
+    assert "Outcomes against the other photo" in text
+    assert {table.name for table in tables(done)} < set(NAMES)
     output.claim(folder)  # ours: again is fine
+
+
+def test_what_an_evaluation_no_longer_makes_is_removed(done, tmp_path):
+    output.claim(tmp_path)
+    output.write_results(tmp_path, done, {}, grid=1)
+    foreign = ["plots/mine.png", "plots/grid.webp", "tables/mine.csv", "tables/sweeps.txt"]
+    for name in foreign:
+        (tmp_path / name).write_text("mine")
+    unranked = replace(done.untouched, rankings=())
+    methods = tuple(replace(result, rankings=()) for result in done.methods)
+    fewer = replace(done, sweeps=(), robustness=(), untouched=unranked, methods=methods)
+    output.write_results(tmp_path, fewer, {}, grid=0)
+    left = {f"{p.parent.name}/{p.name}" for p in tmp_path.rglob("*.*") if p.parent != tmp_path}
+    gone = ["plots/grid.png", "plots/sweep-noise-sigma.png", "plots/cmc-dlib.png"]
+    gone += ["tables/sweeps.csv", "tables/robustness.md", "tables/identification.json"]
+    assert not left & set(gone)
+    assert set(foreign) | {"plots/distances-dlib.png", "tables/headline.csv"} <= left
+    assert "identifies people" not in (tmp_path / "index.html").read_text("utf-8")
+
+
+def test_infinity_is_written_and_drawn(done, tmp_path):
+    swept = choices.sweeps(["identity-dp:epsilon=6|Infinity"])
+    methods = tuple(as_if(done.methods[1], f"identity-dp:epsilon={e}") for e in ("6", "Infinity"))
+    results = replace(done, methods=methods, sweeps=swept)
+    output.claim(tmp_path)
+    output.write_results(tmp_path, results, {}, grid=0)
+    lines = map(json.loads, (tmp_path / "records.jsonl").read_text().splitlines()[1:])
+    budgets = {line["options"].get("epsilon") for line in lines if line["method"] == "identity-dp"}
+    assert budgets == {6.0, "infinite"}
+    assert (tmp_path / "plots" / "sweep-identity-dp-epsilon.png").is_file()
+
+
+def test_sweeps_with_other_options_are_told_apart(done, tmp_path):
+    steps = "identity_step=0.02|0.04,attribute_step=0.01|0.03"
+    texts = [f"fsap:{steps}", f"fsap:{steps},detail=none", f"fsap:{steps},detail=none"]
+    swept = choices.sweeps(texts)
+    made = {method: as_if(done.methods[1], text_of(method)) for s in swept for method in s.methods}
+    results = replace(done, methods=tuple(made.values()), sweeps=swept)
+    table = sweeps_table(results)
+    assert column(table, "value") == [0.02, 0.04] * 3
+    assert column(table, "with")[:3] == [
+        "attribute_step=0.01",
+        "attribute_step=0.03",
+        "attribute_step=0.01,detail=none",
+    ]
+    figures = pictures.write_plots(tmp_path, results)
+    names = [path.stem for _, path in figures if "-quality" not in path.stem]
+    assert [name for name in names if name.startswith("sweep")] == [
+        "sweep-fsap-identity-step",
+        "sweep-fsap-detail=none-identity-step",
+        "sweep-fsap-detail=none-identity-step-2",
+    ]
+    assert "fsap:detail=none by identity_step: ASR, lower of two alignments" in dict(figures)
+
+
+def test_many_methods_get_several_plots_of_distances(done, tmp_path):
+    many = [as_if(done.methods[1], f"noise:sigma={i}") for i in range(1, 7)]
+    figures = pictures.write_plots(tmp_path, replace(done, methods=tuple(many), sweeps=()))
+    names = {path.name for _, path in figures}
+    assert {"distances-dlib.png", "distances-dlib-2.png"} <= names
+
+
+def test_folders_stay_at_home(done):
+    known = as_if(done.methods[1], 'lgc:recognizers=["onnx:/home/alice/net.onnx?size=9"]')
+    assert known.views.label == 'lgc:recognizers=["onnx:net.onnx?size=9"]'
+    originals = copy.copy(done.originals)
+    originals.detector = "/home/alice/yunet.onnx"
+    results = replace(done, methods=(known,), sweeps=(), originals=originals)
+    text = "\n".join(json.dumps(line) for line in records(results, 0))
+    assert "onnx:net.onnx?size=9" in text
+    assert '"detector": "yunet.onnx"' in text
+    assert "alice" not in text
+    assert text_of(parse("tip-im:images=/home/alice/faces/")) == "tip-im:images=faces"
 
 
 @pytest.mark.parametrize("name", ["index.html", "tables", "records.jsonl"])
@@ -311,9 +478,22 @@ def test_sweeps():
     (sweep,) = choices.sweeps(["blur:sigma=0.1|0.2"])
     assert sweep.values == (0.1, 0.2)
     assert sweep.methods[0] == parse("blur:sigma=0.1")
-    for text in ("blur:sigma=0.1", "blur:sigma=a|b", "blur", "pixelate:cells=1|2,cluster=3|4"):
+    for text in ("blur:sigma=0.1", "blur:sigma=a|b", "blur", "blur:sigma|0.1"):
         with pytest.raises(OptionError, match="--sweep"):
             choices.sweeps([text])
+
+
+def test_options_that_are_swept_together():
+    text = "fsap:identity_step=0.01|0.04,detail=none, attribute_step = 0.02|0.05"
+    (sweep,) = choices.sweeps([text])
+    assert (sweep.option, sweep.along) == ("identity_step", ("attribute_step",))
+    assert sweep.values == (0.01, 0.04)
+    assert sweep.methods == (
+        parse("fsap:detail=none,identity_step=0.01,attribute_step=0.02"),
+        parse("fsap:detail=none,identity_step=0.04,attribute_step=0.05"),
+    )
+    with pytest.raises(OptionError, match="identity_step has 2, attribute_step has 3"):
+        choices.sweeps(["fsap:identity_step=1|2,attribute_step=1|2|3"])
 
 
 def test_names():
@@ -331,6 +511,7 @@ def test_names():
         ({"limit": 0}, "limit must be 1"),
         ({"ranked": -1}, "ranked must be 0"),
         ({"detector": "nose"}, "unknown detector"),
+        ({"seed": -1}, "seed must be 0 or more, got -1"),
     ],
 )
 def test_settings_that_make_no_sense(change, reason):

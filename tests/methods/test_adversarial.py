@@ -288,6 +288,30 @@ def test_targets_from_a_folder(
     assert dlib.distance(made, own) > 0.6
 
 
+def test_portraits_are_read_once_and_only_photos_count(
+    portraits: tuple[Tensor, Tensor],
+    hopper: NDArray[np.uint8],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Image.fromarray(hopper).save(tmp_path / "hopper.png")
+    (tmp_path / "README.txt").write_text("Portraits.")
+    seen: list[int] = []
+
+    def counted(photo: Any) -> Any:
+        seen.append(1)
+        return detect(photo)
+
+    monkeypatch.setattr("facedeid.methods.tip_im.detect", counted)
+    method = TipIm(images=str(tmp_path), iterations=1, targets=1)
+    for _ in range(2):
+        run(method, portraits)
+    assert len(seen) == 1
+    Image.fromarray(hopper[:, ::-1]).save(tmp_path / "mirrored.png")
+    run(method, portraits)
+    assert len(seen) == 3
+
+
 def test_seeds_differ(portraits: tuple[Tensor, Tensor]) -> None:
     faces, points = portraits[0][:1], portraits[1][:1]
     for method in (Lgc(iterations=2), TipIm(iterations=1, targets=2), Fawkes(steps=2)):
@@ -337,6 +361,9 @@ def test_folders_and_recognisers_that_cannot_serve(tmp_path: Path) -> None:
             method(face, MODELS, random=[stream(0)])
 
     refused(TipIm(images=str(tmp_path / "none")), "is not a folder of portraits")
+    refused(TipIm(images=str(tmp_path)), "no portraits in")
+    refused(TipIm(images="~nosuchuser/x"), "~nosuchuser/x: there is no home folder")
+    (tmp_path / "README.txt").write_text("no photo")
     refused(TipIm(images=str(tmp_path)), "no portraits in")
     Image.new("RGB", (64, 64)).save(tmp_path / "grey.png")
     refused(TipIm(images=str(tmp_path)), "no face was found in .*grey.png")

@@ -192,3 +192,6 @@ def test_text_becomes_a_method() -> None:
         "mask", color=(255, 0, 10), shape="box"
     )
     assert parse("blur:sigma=1") == create("blur", sigma=1)
+    assert parse('lgc:recognizers=["dlib","onnx:a.onnx?size=112&mean=0"],radius=2') == create(
+        "lgc", recognizers=["dlib", "onnx:a.onnx?size=112&mean=0"], radius=2
+    )

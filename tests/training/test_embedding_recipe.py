@@ -18,7 +18,7 @@ from facedeid.random import stream
 from facedeid.training.data import load_faces
 from facedeid.training.diversity import diverse, jittered_landmarks
 from facedeid.training.loop import Options, train
-from facedeid.training.prepared import Rivals, shade
+from facedeid.training.prepared import Rivals, drift, shade
 from facedeid.training.recipes import configured
 
 CPU = torch.device("cpu")
@@ -91,6 +91,13 @@ def test_shade_counts_what_is_as_wide_as_a_blotch():
     fine = torch.tensor([1.0, -1.0]).repeat(16).expand(1, 3, 32, 32)
     assert shade(fine) == 0
     assert shade(0.5 * torch.ones(1, 3, 32, 32)) == pytest.approx(0.25)
+
+
+def test_drift_counts_what_all_faces_become_and_not_that_they_change():
+    net, covers = Models().perceptual, torch.rand(4, 3, 64, 64, generator=stream(0)) - 0.5
+    assert drift(net, covers, covers) == 0
+    assert drift(net, covers, covers + 0.3) > 1  # all lighter: more than they differ
+    assert drift(net, covers, covers.roll(1, 0)) < 0  # each becomes another: nothing in common
 
 
 def test_it_may_begin_with_the_network_that_ships(photos, tmp_path):

@@ -1,6 +1,7 @@
 """The recipes of IdentityDP's networks, small, on two people's portraits."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 from facedeid.errors import TrainingError
 from facedeid.nets import load_official
 from facedeid.nets.aei import AEIConfig, AEINet, IdentityNet
+from facedeid.nets.residual import tint
 from facedeid.random import stream
 from facedeid.training.data import load_faces
 from facedeid.training.loop import Options, train
@@ -50,6 +52,15 @@ def test_the_compact_network_starts_as_the_identity_and_learns(compact):
     assert set(outcome.figures) >= {"rejected dlib", "swapped", "own ssim", "ssim"}
 
 
+def test_a_run_writes_its_model_card(compact):
+    out, outcome, _ = compact
+    text = (out / "identity-dp.md").read_text()
+    for row in ("| step | 24 |", '| guides | ["dlib"] |', "| lr | 0.003 |", "| seed | 3 |"):
+        assert row in text
+    assert f"| swapped | {outcome.figures['swapped']:.4g} |" in text
+    assert "To be written by a person" in text
+
+
 def test_the_file_holds_the_network_its_centre_and_no_adversary(compact):
     out, _, task = compact
     state = load_file(out / "identity-dp.safetensors")
@@ -82,6 +93,35 @@ def test_kinds_of_identities_ask_for_what_they_are(compact):
         if kind == 3:
             assert (wanted.change == 1).sum() >= 4  # a random direction is nobody's
     object.__setattr__(task.recipe, "shares", type(task.recipe)().shares)
+
+
+@pytest.mark.parametrize("stranger", [0.2, 0.8])
+def test_from_what_likeness_on_an_identity_is_another_one(stranger, photos, tmp_path):
+    settings = [*COMPACT, f"stranger={stranger}", "shares=[0,0,0,0,1]"]
+    recipe = configured("identity-dp", settings)
+    task = recipe.task(load_faces([photos], size=64), [], tmp_path, CPU, 3)
+    batch = task.training.draw(6, stream(1), CPU, plain=True)
+    wanted, own = task._wanted(task.training, batch, stream(2)), task.net.unit(batch.own["dlib"])
+    alike = (wanted.unit * own).sum(1)
+    assert torch.equal(wanted.change > 0.999, alike < stranger + 0.0005)
+    assert 0 < (wanted.change > 0.999).sum() < 6
+
+
+@pytest.mark.parametrize("kept", [0, 0.3])
+def test_the_losses_see_the_share_of_colour_that_the_method_keeps(kept, photos, tmp_path):
+    settings = ['guides=["dlib"]', "continued=true", f"kept={kept}"]
+    task = configured("identity-dp", settings).task(
+        load_faces([photos], size=128), [], tmp_path, CPU, 3
+    )
+    batch = task.training.draw(2, stream(0), CPU, plain=True)
+    batch = replace(batch, cover=0.5 * batch.cover)  # nothing is clipped
+    with torch.no_grad():
+        whole = task.model.eval()(batch.cover, task.net.unit(batch.own["dlib"]).roll(1, 0))
+    changes = [
+        float(tint(made - batch.cover).abs().mean())
+        for made in (task._within(batch, whole), batch.within(whole))
+    ]
+    assert changes[0] == pytest.approx(kept * changes[1], abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +179,9 @@ def test_the_generators_loss_leaves_the_discriminator_alone(paper):
     ("name", "settings", "teachers", "message"),
     [
         ("identity-dp", ["shares=[1,0,0]"], [], "five numbers"),
+        ("identity-dp", ["stranger=1"], [], "a cosine below 1"),
+        ("identity-dp", ["batch=1"], [], "two faces at least"),
+        ("feature-embedding", ["batch=1"], [], "two faces at least"),
         ("identity-dp", ['guides=["facedeid-mobile"]'], [], "must include dlib"),
         ("identity-dp-paper", ["adversary=wgan"], TEACHER["identity-dp-paper"], "log or hinge"),
         ("identity-dp-paper", ["same=1.5"], TEACHER["identity-dp-paper"], "a share"),

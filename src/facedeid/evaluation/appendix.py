@@ -1,8 +1,11 @@
 """Tables of what is measured on request, of the recognisers themselves, and of the cost."""
 
+from facedeid.evaluation.choices import Sweep
 from facedeid.evaluation.realism import REFERENCES, Realism
+from facedeid.evaluation.releases import text_of
 from facedeid.evaluation.results import Results
 from facedeid.evaluation.tables import WHITE_BOX, Cell, Estimate, Table
+from facedeid.methods import Method
 from facedeid.models import recognizer_name
 
 __all__ = [
@@ -151,6 +154,7 @@ def sweeps_table(results: Results) -> Table:
                     sweep.method,
                     sweep.option,
                     value,
+                    _beside(sweep, method),
                     None if worst is None else worst.recognizer,
                     None if worst is None else worst.aligned,
                     "none held out" if worst is None else worst.rejected,
@@ -162,11 +166,13 @@ def sweeps_table(results: Results) -> Table:
     return Table(
         "sweeps",
         "Sweeps over an option",
-        f"The headline of each value. {INTERVALS} {data_of(results)}",
+        "The headline of each value. With: options that change together with that one, and those "
+        f"that stay. {INTERVALS} {data_of(results)}",
         (
             "method",
             "option",
             "value",
+            "with",
             "worst held-out recogniser",
             "aligned",
             "rejected",
@@ -176,6 +182,13 @@ def sweeps_table(results: Results) -> Table:
         ),
         tuple(rows),
     )
+
+
+def _beside(sweep: Sweep, method: Method) -> str | None:
+    """Options of a method of a sweep other than the one it is told by."""
+    moved = [f"{name}={getattr(method, name):g}" for name in sweep.along]
+    fixed = text_of(method, sweep.changing).partition(":")[2]
+    return ",".join([*moved, *([fixed] if fixed else [])]) or None
 
 
 def recognizers_table(results: Results) -> Table:

@@ -98,7 +98,7 @@ def histograms(
         axes.set_title(heading, pad=24)
         for (label, found), colour in zip(groups.items(), COLOURS, strict=False):
             accepted = f"{np.mean(found < threshold):.1%}" if found.size else "none"
-            words = f"{label}\nn = {found.size:,}, accepted: {accepted}"
+            words = f"{broken(label)}\nn = {found.size:,}, accepted: {accepted}"
             weights = np.full(found.size, 1 / max(found.size, 1))
             options: dict[str, Any] = {"bins": bins, "weights": weights, "color": colour}
             axes.hist(found, **options, histtype="stepfilled", alpha=0.22)

@@ -1,6 +1,6 @@
 """What a user writes in lists: methods and recognisers, whose options hold commas, and sweeps."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from facedeid.errors import OptionError
@@ -12,13 +12,22 @@ __all__ = ["Sweep", "methods", "names", "recognizers", "sweeps"]
 
 @dataclass(frozen=True)
 class Sweep:
-    """One option of a method over several values."""
+    """One option of a method over several values, or several that change together."""
 
     method: str
     option: str
+    """The first of those that change."""
     values: tuple[float, ...]
+    """Of that one."""
     methods: tuple[Method, ...]
     """One per value."""
+    along: tuple[str, ...] = ()
+    """Other options that change with it, value by value."""
+
+    @property
+    def changing(self) -> tuple[str, ...]:
+        """All options that change."""
+        return (self.option, *self.along)
 
 
 def methods(texts: Sequence[str]) -> tuple[Method, ...]:
@@ -67,30 +76,42 @@ def _starts_recognizer(part: str, before: str) -> bool:
 def sweeps(texts: Sequence[str]) -> tuple[Sweep, ...]:
     """Sweeps from texts such as `blur:sigma=0.05|0.1|0.2`; further options may stand beside it.
 
+    Several options with as many values are taken together, value by value:
+    `fsap:identity_step=0.01|0.04,attribute_step=0.01|0.04` are two methods.
+
     Raises:
-        OptionError: not exactly one option has several values, they are not numbers, or the method
-            does not take them.
+        OptionError: no option has several values, or two have different numbers of them, they are
+            not numbers, or the method does not take them.
     """
     return tuple(_sweep(text) for text in texts)
 
 
 def _sweep(text: str) -> Sweep:
     name, _, rest = text.partition(":")
-    parts = rest.split(",")
-    several = [part for part in parts if "|" in part]
-    if len(several) != 1 or "=" not in several[0]:
-        raise OptionError(f"--sweep {text}: write METHOD:option=value|value|value, one such option")
-    option, _, listed = several[0].partition("=")
-    words = listed.split("|")
-    try:
-        values = tuple(float(word) for word in words)
-    except ValueError:
-        raise OptionError(f"--sweep {text}: {listed} are not all numbers") from None
+    parts = [part.partition("=") for part in rest.split(",")]
+    several = {head.strip(): values.split("|") for head, _, values in parts if "|" in values}
+    if not several or any("|" in head for head, _, _ in parts):
+        raise OptionError(f"--sweep {text}: write METHOD:option=value|value|value")
+    counts = {option: len(words) for option, words in several.items()}
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{option} has {count}" for option, count in counts.items())
+        raise OptionError(f"--sweep {text}: as many values of each option are wanted; {told}")
+    values = _numbers(text, several)
     made = []
-    for word in words:
-        chosen = [f"{option}={word.strip()}" if part is several[0] else part for part in parts]
-        made.append(parse(f"{name}:{','.join(chosen)}"))
-    return Sweep(name.strip(), option.strip(), values, tuple(made))
+    for i in range(next(iter(counts.values()))):
+        chosen = [(h, e, v.split("|")[i].strip() if "|" in v else v) for h, e, v in parts]
+        made.append(parse(f"{name}:{','.join(map(''.join, chosen))}"))
+    option, *along = several
+    return Sweep(name.strip(), option, values[0], tuple(made), tuple(along))
+
+
+def _numbers(text: str, several: Mapping[str, Sequence[str]]) -> list[tuple[float, ...]]:
+    """The values of each option that changes."""
+    try:
+        return [tuple(float(word) for word in words) for words in several.values()]
+    except ValueError:
+        listed = ", ".join("|".join(words) for words in several.values())
+        raise OptionError(f"--sweep {text}: {listed} are not all numbers") from None
 
 
 def names(text: str | None, known: Collection[str], option: str) -> tuple[str, ...]:

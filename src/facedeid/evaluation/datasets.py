@@ -6,7 +6,7 @@ machine; for LFW `Person/Person_0001.jpg`, however the folders lie.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from facedeid import imaging
 from facedeid.errors import OptionError, PhotoError
 from facedeid.evaluation.sources import content_of, lfw_photos, listed, photos_below
+from facedeid.models.naming import expanded
 
 __all__ = ["KINDS", "Dataset", "Pair", "load", "load_lfw", "load_people", "load_photos"]
 
@@ -113,27 +114,31 @@ class Dataset:
         return f"{text} of {people:,} people, {pairs}"
 
 
-def load(text: str) -> Dataset:
+def load(text: str, away: Collection[Path] = ()) -> Dataset:
     """A data set by kind and path: `lfw:PATH`, `people:PATH`, `photos:PATH`, or a bare path.
 
     A bare path is taken as LFW if there is a pairs.txt, as a folder per person if there are photos
     in two or more folders and none beside them, and as plain photos otherwise; `Dataset.summary`
     says which.
 
+    Args:
+        text: kind and path.
+        away: folders whose pictures are no data, wherever they lie.
+
     Raises:
-        OptionError: no such folder or archive, no pairs.txt, no photos, or photos that the pairs
-            name are missing.
+        OptionError: no such folder or archive, no pairs.txt, no photos, photos that the pairs name
+            are missing, or the path is one of those to leave out.
     """
     kind, colon, rest = text.partition(":")
     if colon and kind in KINDS:
-        path = Path(rest).expanduser()
+        path = expanded(rest)
         _check(path, text)
-        return KINDS[kind](path)
-    path = Path(text).expanduser()
+        return KINDS[kind](path, away)
+    path = expanded(text)
     if colon and not path.exists() and re.fullmatch(r"[a-z0-9_-]{2,}", kind):
         raise OptionError(f"--data {text}: there is no such kind; use {', '.join(KINDS)}")
     _check(path, text)
-    return KINDS[_guess(path)](path)
+    return KINDS[_guess(path, away)](path, away)
 
 
 def _check(path: Path, text: str) -> None:
@@ -141,10 +146,10 @@ def _check(path: Path, text: str) -> None:
         raise OptionError(f"--data {text}: {path} does not exist")
 
 
-def _guess(path: Path) -> str:
+def _guess(path: Path, away: Collection[Path]) -> str:
     if path.is_file() or _pairs_file(path) is not None:
         return "lfw"
-    names = [name.split("/") for name in photos_below(path)]
+    names = [name.split("/") for name in photos_below(path, away)]
     folders = {parts[0] for parts in names if len(parts) > 1}
     return "people" if len(folders) > 1 and all(len(parts) > 1 for parts in names) else "photos"
 
@@ -152,13 +157,14 @@ def _guess(path: Path) -> str:
 # LFW ----------------------------------------------------------------------------------------
 
 
-def load_lfw(path: Path) -> Dataset:
+def load_lfw(path: Path, away: Collection[Path] = ()) -> Dataset:
     """LFW (Huang et al. 2007) with the pairs of pairs.txt (View 2, or those of View 1).
 
     Args:
         path: a folder with `Person/Person_0001.jpg` somewhere below, or with an `lfw.tar`, or such
             an archive; pairs.txt lies in the folder, or beside the folder or archive. Photos that
             no pair names are left out, so that everybody evaluates on the same ones.
+        away: makes no difference: nothing that an evaluation makes has such a name.
 
     Raises:
         OptionError: see `load`.
@@ -197,7 +203,7 @@ def _read_pairs(path: Path) -> tuple[Pair, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"{path} cannot be read: {error}") from error
     head = lines[0].split() if lines else []
-    numbers = [int(word) for word in head] if all(w.isdigit() for w in head) and head else []
+    numbers = [int(word) for word in head] if head and all(map(_is_number, head)) else []
     rest = [(i, line) for i, line in enumerate(lines, 1) if line.strip()][bool(numbers) :]
     folds, size = (1, *numbers)[-2:] if numbers else (1, len(rest))
     if numbers and len(rest) != 2 * folds * size:
@@ -211,11 +217,16 @@ def _read_pairs(path: Path) -> tuple[Pair, ...]:
     )
 
 
+def _is_number(word: str) -> bool:
+    """Whether `int` takes it, and means what is written there."""
+    return word.isascii() and word.isdecimal() and len(word) < 10
+
+
 def _pair(path: Path, number: int, words: Sequence[str], fold: int) -> Pair:
     same = len(words) == 3
     people = (words[0], words[0]) if same else words[::2]
     numbers = (words[1], words[2]) if same else words[1::2]
-    if len(words) not in (3, 4) or not all(n.isdigit() for n in numbers):
+    if len(words) not in (3, 4) or not all(map(_is_number, numbers)):
         raise OptionError(f"{path}, line {number}: not a pair: {' '.join(words)}")
     first, second = (
         f"{who}/{who}_{int(n):04d}.jpg" for who, n in zip(people, numbers, strict=True)
@@ -226,15 +237,16 @@ def _pair(path: Path, number: int, words: Sequence[str], fold: int) -> Pair:
 # folders ------------------------------------------------------------------------------------
 
 
-def load_people(path: Path) -> Dataset:
+def load_people(path: Path, away: Collection[Path] = ()) -> Dataset:
     """A folder per person: genuine pairs are neighbours in the order of names, impostors are drawn.
 
-    As many impostor pairs as genuine ones, or all there are, the same in every run.
+    As many impostor pairs as genuine ones, or all there are, the same in every run; folders in
+    `away` are left out.
 
     Raises:
         OptionError: not a folder, no photos, or no person with two photos.
     """
-    names = [name for name in listed(path) if "/" in name]
+    names = [name for name in listed(path, away) if "/" in name]
     who = {name: name.split("/")[0] for name in names}
     people: dict[str, list[str]] = {}
     for name in names:
@@ -269,17 +281,17 @@ def _strangers(people: Mapping[str, Sequence[str]], count: int) -> Iterator[Pair
             yield Pair(*drawn, False, 0)
 
 
-def load_photos(path: Path) -> Dataset:
-    """A plain folder with everything below it; nobody says who is who.
+def load_photos(path: Path, away: Collection[Path] = ()) -> Dataset:
+    """A plain folder with everything below it but `away`; nobody says who is who.
 
     Raises:
         OptionError: not a folder, or no photos.
     """
-    names = tuple(listed(path))
+    names = tuple(listed(path, away))
     return Dataset("photos", names, None, (), lambda key: content_of(path / key), path)
 
 
-KINDS: Mapping[str, Callable[[Path], Dataset]] = MappingProxyType(
+KINDS: Mapping[str, Callable[[Path, Collection[Path]], Dataset]] = MappingProxyType(
     {"lfw": load_lfw, "people": load_people, "photos": load_photos}
 )
 """Kind -> how it is read."""

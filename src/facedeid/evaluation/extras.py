@@ -5,8 +5,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from facedeid.errors import PhotoError
 from facedeid.evaluation import attackers
 from facedeid.evaluation.attackers import ATTACKERS, AttackResult, Bench
+from facedeid.evaluation.datasets import Dataset
 from facedeid.evaluation.embedding import Reporter
 from facedeid.evaluation.fingerprints import code, digest, recognizer_digest
 from facedeid.evaluation.intervals import Bootstrap
@@ -97,10 +99,11 @@ def attack(
         seed: of everything that is drawn.
         report: told about progress.
     """
-    judges = [recognizer_digest(models.recognizer(each)) for each in recognizers]
-    pairs = [(pair.first, pair.second) for pair in releases.dataset.pairs]
-    stamps = digest(releases.dataset.keys, pairs)
-    known = digest(name, limit, PHOTOS, seed, judges, stamps, *_attacking())
+    judges = [
+        (each.name, recognizer_digest(each), sorted(each.spec.thresholds.items()))
+        for each in models.recognizers(recognizers)
+    ]
+    known = digest(name, limit, PHOTOS, seed, judges, _photos(releases.dataset), *_attacking())
     path = releases.folder / f"attack-{name}-{known}.json"
     held = _kept(path)
     if held is not None:
@@ -122,6 +125,19 @@ def attack(
     releases.faces.flush()
     write_whole(path, [json.dumps([row.record() for row in found])], private=True)
     return found
+
+
+def _photos(dataset: Dataset) -> str:
+    """Of all photos by name and content, and how they are paired."""
+    pairs = [(pair.first, pair.second) for pair in dataset.pairs]
+    return digest([(key, _stamp(dataset, key)) for key in dataset.keys], pairs)
+
+
+def _stamp(dataset: Dataset, key: str) -> str:
+    try:
+        return dataset.stamp(key)
+    except PhotoError:
+        return "cannot be read"
 
 
 def _attacking() -> list[str]:

@@ -15,13 +15,15 @@ from typing import Any
 
 import torch
 
-from facedeid import __version__, losses
+from facedeid import __version__, inversion, losses, registration
 from facedeid.errors import WeightsError
 from facedeid.evaluation.datasets import Dataset
 from facedeid.faces import alignment, detection, pasting, resampling
 from facedeid.faces import landmarks as placing
 from facedeid.landmarks import MEAN_FACE
 from facedeid.methods import Method, base, classical
+from facedeid.methods.adversarial import Adversarial
+from facedeid.methods.tip_im import TipIm, portraits
 from facedeid.models import Models, Recognizer, crops
 from facedeid.models.onnx import OnnxRuntime
 from facedeid.verification import find_again
@@ -93,15 +95,27 @@ def recognizer_digest(recognizer: Recognizer) -> str:
 def method_digest(method: Method, models: Models, seed: int) -> str:
     """Of everything that decides how a method's results look.
 
-    The code of the method and of what all methods share, the networks that ship (unless it uses
-    none) and the recognisers it knows; not the code of networks, nor files of the store.
+    The code of the method, of what all methods share and of inversion (if it inverts), the networks
+    that ship (unless it uses none), the recognisers it knows and the portraits it is given; not the
+    code of networks and of privacy mechanisms, nor other files of the store.
+
+    Raises:
+        OptionError: it names a recogniser or a folder that there is not.
+        WeightsError: a recogniser that it attacks has no weights here.
     """
     own = {sys.modules[kind.__module__] for kind in type(method).__mro__ if _is_ours(kind)}
     parts = [repr(method), seed, __version__, *sorted(map(code, {*own, *FINDING, *MAKING}))]
     if sys.modules[type(method).__module__] is not classical:
         manifest = files("facedeid").joinpath("data", "MANIFEST.json").read_bytes()
         parts += [hashlib.sha256(manifest).hexdigest(), code(losses), *_optimizer()]
-        parts += [_known(name, models) for name in method.surrogates]
+        if isinstance(method, Adversarial):
+            parts += map(recognizer_digest, models.recognizers(method.recognizers))
+        else:
+            parts += [_known(name, models) for name in method.surrogates]
+        if any(vars(module).get("invert") is inversion.invert for module in own):
+            parts += [code(inversion), code(registration)]
+        if isinstance(method, TipIm) and method.images is not None:
+            parts += [[path.name, sha256_of(path)] for path in portraits(method.images)]
     return digest(*parts)
 
 

@@ -1,6 +1,6 @@
 """How real the faces of a method look: distances of `realism`, with features kept on disk."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 from facedeid.errors import OptionError
 from facedeid.evaluation import realism
 from facedeid.evaluation.embedding import Reporter
-from facedeid.evaluation.fingerprints import code, digest
+from facedeid.evaluation.fingerprints import code, digest, recognizer_digest
 from facedeid.evaluation.originals import Originals
 from facedeid.evaluation.realism import Features, Realism, Sample, features_of, reference_rows
 from facedeid.evaluation.releases import Releases
@@ -21,12 +21,32 @@ from facedeid.evaluation.shelf import Shelf
 from facedeid.evaluation.subjects import Subjects
 from facedeid.evaluation.views import Untouched, Views
 from facedeid.models import Models
+from facedeid.weights import locate
 from facedeid.weights.local import sha256_of
 
-__all__ = ["look_real"]
+__all__ = ["loaded", "look_real"]
 
 MOST, MOST_REFERENCE, LEAST_REFERENCE = 1000, 3000, 50
 """Released faces and faces of the reference at most, and those that a reference should have."""
+
+
+def loaded(names: Sequence[str], models: Models) -> dict[str, Features]:
+    """Features by the texts that ask for them (`features_of`), each once.
+
+    Raises:
+        OptionError: unknown name or option, or two of one name.
+        WeightsError: weights are missing or do not fit.
+    """
+    found: dict[str, Features] = {}
+    for text in dict.fromkeys(names):
+        features = features_of(text, models)
+        if any(features.name == each.name for each in found.values()):
+            raise OptionError(
+                f"--realism: two features are called {features.name}; tables could not tell them "
+                "apart"
+            )
+        found[text] = features
+    return found
 
 
 def look_real(
@@ -34,7 +54,7 @@ def look_real(
     releases: Sequence[Releases],
     models: Models,
     subjects: Subjects,
-    names: Sequence[str],
+    chosen: Mapping[str, Features],
     *,
     seed: int,
     report: Reporter,
@@ -46,24 +66,23 @@ def look_real(
         releases: the methods.
         models: where recognisers come from.
         subjects: what is released.
-        names: of features (`features_of`).
+        chosen: features (`loaded`).
         seed: of the kernel distance.
         report: told about progress.
 
     Returns:
         Features -> method, or one of `realism.REFERENCES` -> distances, or why there are none.
     """
-    if not names:
+    if not chosen:
         return {}
     keys, others = _sides(untouched.originals, subjects)
     untouched.originals.faces.flush()
     found: dict[str, dict[str, Realism | str]] = {}
-    for text in names:
-        features = features_of(text, models)
+    for text, features in chosen.items():
         if min(len(keys), len(others)) < 2:
             found[features.name] = {"untouched": "fewer than two faces of two sets of people"}
             continue
-        folder = f"features-{digest(text, _file(text), code(realism))}"
+        folder = f"features-{digest(text, _weights(text, models), code(realism))}"
         reference = _sample(features, untouched, others, folder, report)
         pictures = (_picture(features, untouched, key) for key in keys)
         report(f"{features.name}: JPEG and blur for comparison")(0, 0)
@@ -99,10 +118,12 @@ def _with_face(originals: Originals, keys: Iterator[str]) -> Iterator[str]:
     return (key for key in keys if originals.face(key) is not None)
 
 
-def _file(text: str) -> str:
-    """Hash of the file that a name of features holds."""
-    path = Path(text.partition(":")[2].partition("?")[0]).expanduser()
-    return sha256_of(path) if path.is_file() else ""
+def _weights(text: str, models: Models) -> str:
+    """Hash of the network that a name of features stands for."""
+    kind, _, rest = text.partition(":")
+    if kind == "squeezenet":
+        return sha256_of(Path(rest) if rest else locate("lpips_squeeze_backbone"))
+    return recognizer_digest(models.recognizer(rest if kind == "embedding" else text))
 
 
 def _picture(features: Features, views: Views, key: str) -> Tensor:

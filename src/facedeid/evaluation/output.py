@@ -1,19 +1,20 @@
 """The folder of an evaluation: what is written there, and nothing else is touched."""
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from facedeid.errors import OptionError, OutputError
 from facedeid.evaluation.page import PAGE, write_page
-from facedeid.evaluation.pictures import Figure, write_grid_of, write_plots
+from facedeid.evaluation.pictures import MADE, Figure, write_grid_of, write_plots
 from facedeid.evaluation.records import RECORDS, write_records
 from facedeid.evaluation.results import Results
-from facedeid.evaluation.sheets import headline_table, tables
+from facedeid.evaluation.sheets import NAMES, headline_table, tables
 from facedeid.evaluation.tables import write_tables
 from facedeid.report import write_whole
 
-__all__ = ["CACHE", "MARKER", "claim", "write_results"]
+__all__ = ["CACHE", "MARKER", "PLOTS", "claim", "write_results"]
 
 MARKER, CACHE, TABLES, PLOTS, SUMMARY = (
     "evaluation.json",
@@ -23,6 +24,7 @@ MARKER, CACHE, TABLES, PLOTS, SUMMARY = (
     "results.md",
 )
 OURS = (PAGE, RECORDS, CACHE, TABLES, PLOTS, SUMMARY)
+SHEETS = re.compile(rf"({'|'.join(NAMES)})\.(md|csv|json)")
 
 
 def claim(folder: Path) -> None:
@@ -64,6 +66,8 @@ def write_results(
 ) -> Path:
     """Write tables, plots, grid, records and the page into a folder that was claimed.
 
+    Tables, plots and the grid of an earlier evaluation that this one does not have are removed.
+
     Args:
         folder: where to.
         results: of the evaluation.
@@ -79,7 +83,8 @@ def write_results(
         OutputError: something cannot be written.
     """
     headline, others = headline_table(results), tables(results)
-    write_tables(folder / TABLES, [headline, *others])
+    written = write_tables(folder / TABLES, [headline, *others])
+    _remove_others(folder / TABLES, SHEETS, written)
     text = "\n".join(table.markdown() for table in (headline, *others))
     write_whole(folder / SUMMARY, [text])
     write_records(folder, results, seed)
@@ -91,6 +96,24 @@ def write_results(
     if grid:
         (folder / PLOTS).mkdir(exist_ok=True)
         figures.append(write_grid_of(folder / PLOTS, results, grid))
+    _remove_others(folder / PLOTS, MADE, [path for _, path in figures])
     write_whole(folder / MARKER, [json.dumps(dict(facts), indent=1) + "\n"])
     title = f"Evaluation on {results.dataset.name}"
     return write_page(folder, title, facts, others, figures, headline)
+
+
+def _remove_others(folder: Path, ours: re.Pattern[str], kept: Collection[Path]) -> None:
+    """Remove files that an evaluation makes, by their names, and this one has not made.
+
+    Raises:
+        OutputError: one of them cannot be removed.
+    """
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    for path in found:
+        if ours.fullmatch(path.name) and path not in kept and not path.is_dir():
+            try:
+                path.unlink()
+            except OSError as error:
+                raise OutputError(
+                    f"cannot remove {path}, which is of an earlier evaluation: {error.strerror}"
+                ) from error

@@ -3,6 +3,7 @@
 Each function returns a figure, `save` writes it. matplotlib is in the extra `evaluate`.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -83,7 +84,7 @@ def sweep(
 
     Args:
         option: label of the x axis.
-        x: its values, in order.
+        x: its values, in order; infinity stands a step to the right of the largest number.
         series: label -> one cell per value: an Estimate (drawn with its interval as a band), a
             number, or anything else where there is none, which leaves a gap.
         quantity: label of the y axis.
@@ -100,6 +101,7 @@ def sweep(
     for label, cells in series.items():
         if len(cells) != len(x):
             raise OptionError(f"{label!r} has {len(cells)} values for {len(x)} of {option}")
+    places = _places(x, log)
     height = tall_enough(named(label, white_box) for label in series)
     heading = title or f"{quantity} by {option}"
     with drawing(heading, option, quantity, height=height) as (figure, axes):
@@ -109,18 +111,30 @@ def sweep(
         for (label, cells), (colour, marker) in zip(series.items(), looks(), strict=False):
             value, low, high = _columns(cells)
             style = line(label, white_box)
-            axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
-            axes.plot(x, value, style, color=colour, marker=marker, label=label)
+            axes.fill_between(places, low, high, color=colour, alpha=0.13, linewidth=0)
+            axes.plot(places, value, style, color=colour, marker=marker, label=label)
             (known,) = np.nonzero(np.isfinite(value))
             if len(known):
-                end = (float(x[known[-1]]), float(value[known[-1]]))
+                end = (places[known[-1]], float(value[known[-1]]))
                 ends.append((*end, named(label, white_box), colour))
         _share_limits(axes)
-        if len(x) <= 8:
-            axes.set_xticks(x, [f"{value:g}" for value in x])
+        if len(x) <= 8 or math.inf in x:
+            axes.set_xticks(places, ["∞" if value == math.inf else f"{value:g}" for value in x])
             axes.minorticks_off()
         label_ends(figure, axes, ends)
     return figure
+
+
+def _places(x: Sequence[float], log: bool) -> list[float]:
+    """Where values are drawn: infinity by the mean step right of the largest number."""
+    known = sorted(value for value in x if value != math.inf)
+    steps = max(1, len(known) - 1)
+    low, high = (known[0], known[-1]) if known else (1.0, 1.0)
+    if log:
+        beyond = high * ((high / low) ** (1 / steps) if high > low else 10)
+    else:
+        beyond = high + ((high - low) / steps or 1)
+    return [beyond if value == math.inf else float(value) for value in x]
 
 
 def privacy_utility(

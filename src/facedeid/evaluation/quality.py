@@ -23,16 +23,20 @@ from facedeid.faces import align, frame
 from facedeid.landmarks import PARTS
 from facedeid.models import Models
 from facedeid.nets.lpips import Lpips, lpips, lpips_state
+from facedeid.weights import locate
 from facedeid.weights.loading import load_state
 from facedeid.weights.local import sha256_of
 
-__all__ = ["COLUMNS", "Perceptual", "Quality", "load_lpips", "quality"]
+__all__ = ["COLUMNS", "STORE", "Perceptual", "Quality", "load_lpips", "quality"]
 
 COLUMNS = ("SSIM", "PSNR", "MSE", "facedeid-lpips", "LPIPS", *PARTS)
 """Of a row per photo. SSIM, PSNR (dB) and MSE (on [0, 1]) are of the face's box grown by 1.2, the
 two perceptual distances of the canonical frame at 256 px, and so many pixels of that frame the
 parts' landmarks have moved. NaN where there is none."""
 SIDE = 256
+STORE = Path("store")
+"""Stands for the files of AlexNet's LPIPS in the store of weights."""
+STORED = ("lpips_alex_backbone", "lpips_alex_heads")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +50,17 @@ class Perceptual:
 def load_lpips(paths: Sequence[Path], models: Models) -> Perceptual | None:
     """LPIPS from its features and its heads, one file or two; None: no files were given.
 
+    Args:
+        paths: the files, or `STORE` alone.
+        models: on whose device it runs.
+
     Raises:
-        WeightsError: they are not the weights of LPIPS.
+        WeightsError: they are not the weights of LPIPS, or the store does not have them.
     """
     if not paths:
         return None
+    if list(paths) == [STORE]:
+        paths = [locate(name) for name in STORED]
     net = lpips(lpips_state(*(load_state(path) for path in paths)))
     return Perceptual(net.to(models.device).requires_grad_(False), digest(*map(sha256_of, paths)))
 

@@ -1,6 +1,7 @@
 """One JSON line per image and recogniser, so that others can score again with other thresholds."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 
 from facedeid import __version__
 from facedeid.evaluation.protocols import ALIGNED, Comparison
+from facedeid.evaluation.releases import options_of
 from facedeid.evaluation.results import Results
 from facedeid.report import write_whole
 
@@ -28,7 +30,7 @@ def records(results: Results, seed: int) -> Iterator[dict[str, Any]]:
         "schema": SCHEMA,
         "facedeid": __version__,
         "dataset": results.dataset.name,
-        "detector": results.originals.detector,
+        "detector": Path(results.originals.detector).name,
         "seed": seed,
         "recognizers": [
             {
@@ -51,7 +53,7 @@ def _of(results: Results, comparison: Comparison) -> Iterator[dict[str, Any]]:
         "type": "comparison",
         "dataset": results.dataset.name,
         "method": "untouched" if method is None else method.name,
-        "options": {} if method is None else method.options(),
+        "options": {} if method is None else _finite(options_of(method)),
         "draw": 0,
         "recognizer": judge.name,
         "white_box": comparison.white_box,
@@ -76,6 +78,14 @@ def _of(results: Results, comparison: Comparison) -> Iterator[dict[str, Any]]:
                     for point, threshold in judge.thresholds.items()
                 },
             }
+
+
+def _finite(options: dict[str, Any]) -> dict[str, Any]:
+    """Infinity as the methods' own facts have it: JSON has no such number."""
+    return {
+        name: "infinite" if isinstance(value, float) and math.isinf(value) else value
+        for name, value in options.items()
+    }
 
 
 def _outcome(matched: bool, detected: bool) -> str:

@@ -2,8 +2,9 @@
 
 import io
 import json
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,44 @@ from facedeid.models import Models
 from facedeid.random import stream
 from facedeid.report import write_whole
 
-__all__ = ["Aligned", "Altered", "Releases", "text_of"]
+__all__ = ["Aligned", "Altered", "Releases", "options_of", "text_of"]
 
 BATCH = 8
 """Faces that go through a method together."""
 
 
-def text_of(method: Method) -> str:
-    """A method as `facedeid.methods.parse` takes it, without options that have their default."""
-    usual = type(method)().options()
-    options = {k: v for k, v in method.options().items() if v != usual[k]}
+def options_of(method: Method) -> dict[str, Any]:
+    """All options of a method; files without their folders, which say whose machine it was."""
+    return {name: _without_folders(value) for name, value in method.options().items()}
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_without_folders(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    if value.startswith("onnx:"):
+        path, mark, query = value.removeprefix("onnx:").partition("?")
+        return f"onnx:{_last(path)}{mark}{query}"
+    return _last(value)
+
+
+def _last(path: str) -> str:
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1] or path
+
+
+def text_of(method: Method, without: Collection[str] = ()) -> str:
+    """A method as `facedeid.methods.parse` takes it, without options that have their default.
+
+    Files are named without their folders (`options_of`).
+
+    Args:
+        method: which.
+        without: further options that are left out.
+    """
+    usual, given = type(method)().options(), method.options()
+    changed = [k for k, v in given.items() if v != usual[k] and k not in without]
+    options = {k: v for k, v in options_of(method).items() if k in changed}
     words = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in options.items()]
     return f"{method.name}:{','.join(words)}" if words else method.name
 

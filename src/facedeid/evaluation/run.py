@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from facedeid.errors import OptionError
-from facedeid.evaluation.attackers import AttackResult
+from facedeid.evaluation.attackers import AttackResult, must_know
 from facedeid.evaluation.choices import Sweep
 from facedeid.evaluation.datasets import Dataset
 from facedeid.evaluation.embedding import Progress, Reporter
@@ -14,7 +14,7 @@ from facedeid.evaluation.extras import attack, harden
 from facedeid.evaluation.identification import Ranking, rank
 from facedeid.evaluation.intervals import Bootstrap
 from facedeid.evaluation.judges import Judge, judge
-from facedeid.evaluation.looks import look_real
+from facedeid.evaluation.looks import loaded, look_real
 from facedeid.evaluation.originals import Originals
 from facedeid.evaluation.protocols import compare, score
 from facedeid.evaluation.quality import Perceptual, Quality, load_lpips, quality, shelf_of
@@ -56,7 +56,7 @@ class Settings:
     realism: tuple[str, ...] = ()
     """Names of features (`realism.features_of`)."""
     lpips: tuple[Path, ...] = ()
-    """Weight files of LPIPS."""
+    """Weight files of LPIPS, or `quality.STORE` alone."""
     detector: str = "hog"
     seed: int = 0
 
@@ -70,6 +70,8 @@ class Settings:
                 raise OptionError(f"{name} must be 1 or more, got {value}")
         if self.ranked < 0 or self.attack_limit < 1:
             raise OptionError("ranked must be 0 or more, attack_limit 1 or more")
+        if self.seed < 0:
+            raise OptionError(f"seed must be 0 or more, got {self.seed}")
 
     @property
     def all_methods(self) -> tuple[Method, ...]:
@@ -113,13 +115,16 @@ def evaluate(
         report: told about progress.
 
     Raises:
-        OptionError: settings that make no sense with these data.
-        WeightsError: a recogniser's weights are missing.
+        OptionError: settings that make no sense with these data; nothing was worked out.
+        WeightsError: weights of a recogniser, of features or of LPIPS are missing; as above.
         PhotoError: none of the photos can be used.
         OutputError: the cache cannot be written.
     """
     models = models or Models()
     recognizers = _recognizers(models, settings.recognizers)
+    if settings.attackers:
+        must_know(dataset)
+    features = loaded(settings.realism, models)
     room = _Room(
         dataset=dataset,
         settings=settings,
@@ -131,6 +136,7 @@ def evaluate(
         perceptual=load_lpips(settings.lpips, models),
         report=report,
     )
+    untouched, releases = _views(room)
     subjects = choose(
         room.originals,
         limit=settings.limit,
@@ -139,11 +145,6 @@ def evaluate(
         report=report,
     )
     judges = _judges(room, subjects)
-    releases = [
-        Releases(dataset, room.originals, method, models, cache / "releases", seed=settings.seed)
-        for method in settings.all_methods
-    ]
-    untouched = Untouched(dataset, room.originals, cache / "releases")
     measured = [_measure(room, views, subjects, judges) for views in (untouched, *releases)]
     return Results(
         dataset=dataset,
@@ -160,7 +161,7 @@ def evaluate(
             releases,
             models,
             subjects,
-            settings.realism,
+            features,
             seed=settings.seed,
             report=report,
         ),
@@ -178,11 +179,25 @@ def _recognizers(models: Models, names: Sequence[str] | None) -> tuple[Recognize
     found = models.recognizers(names)
     if not found:
         raise OptionError("there is no recogniser; name one with --recognizers")
-    called = [each.name for each in found]
-    twice = next((name for name in called if called.count(name) > 1), None)
-    if twice is not None:
-        raise OptionError(f"two recognisers are called {twice}; tables could not tell them apart")
+    _check_names("recognisers", [each.name for each in found])
     return tuple(found)
+
+
+def _views(room: _Room) -> tuple[Untouched, list[Releases]]:
+    """The photos as they are and those of every method, of which none is made yet."""
+    folder = room.folder / "releases"
+    releases = [
+        Releases(room.dataset, room.originals, method, room.models, folder, seed=room.settings.seed)
+        for method in room.settings.all_methods
+    ]
+    _check_names("methods", [each.label for each in releases])
+    return Untouched(room.dataset, room.originals, folder), releases
+
+
+def _check_names(what: str, names: Sequence[str]) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise OptionError(f"two {what} are called {twice}; tables could not tell them apart")
 
 
 def _judges(room: _Room, subjects: Subjects) -> tuple[Judge, ...]:

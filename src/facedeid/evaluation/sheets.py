@@ -9,7 +9,22 @@ from facedeid.evaluation.quality import COLUMNS
 from facedeid.evaluation.results import MethodResult, Results
 from facedeid.evaluation.tables import WHITE_BOX, Cell, Estimate, Table
 
-__all__ = ["headline_table", "tables"]
+__all__ = ["NAMES", "headline_table", "tables"]
+
+NAMES = (
+    "headline",
+    "verification",
+    "self-match",
+    "identification",
+    "quality",
+    "robustness",
+    "attackers",
+    "realism",
+    "sweeps",
+    "recognisers",
+    "cost",
+)
+"""Of all tables that there can be."""
 
 
 def tables(results: Results) -> list[Table]:

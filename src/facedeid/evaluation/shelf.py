@@ -7,6 +7,7 @@ check sums tell) is dropped, and its rows are worked out again.
 
 import contextlib
 import io
+import os
 import secrets
 import zipfile
 from collections.abc import Iterable
@@ -101,7 +102,7 @@ class Shelf:
         buffer = io.BytesIO()
         np.savez(
             buffer,
-            names=np.array([name.encode() for name in names]),
+            names=np.array([os.fsencode(name) for name in names]),
             rows=np.stack([row for row, _ in held]),
             seconds=np.array([seconds for _, seconds in held]),
         )
@@ -115,7 +116,7 @@ class Shelf:
                 names, rows, seconds = held["names"].tolist(), held["rows"], held["seconds"]
             if rows.shape == (len(names), self.width) and len(seconds) == len(names):
                 found = zip(names, rows.astype(self.dtype), seconds.tolist(), strict=True)
-                self._rows |= {name.decode(): (row, took) for name, row, took in found}
+                self._rows |= {os.fsdecode(name): (row, took) for name, row, took in found}
                 return
         except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile):
             pass

@@ -1,7 +1,7 @@
 """Where photos lie: below a folder, or in an archive."""
 
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from facedeid import imaging
@@ -48,27 +48,43 @@ def _archived(path: Path) -> tuple[Callable[[str], bytes], frozenset[str]]:
     return content, frozenset(members)
 
 
-def listed(path: Path) -> list[str]:
+def listed(path: Path, away: Collection[Path] = ()) -> list[str]:
     """As `photos_below`.
 
     Raises:
-        OptionError: not a folder, or there are none.
+        OptionError: not a folder, there are none, or it is one of those to leave out.
     """
     if not path.is_dir():
         raise OptionError(f"--data: {path} is not a folder")
-    names = photos_below(path)
+    names = photos_below(path, away)
     if not names:
         raise OptionError(f"--data: there are no photos in {path}")
     return names
 
 
-def photos_below(path: Path) -> list[str]:
-    """Paths of photos relative to a folder, sorted; what is hidden is left out."""
+def photos_below(path: Path, away: Collection[Path] = ()) -> list[str]:
+    """Paths of photos relative to a folder, sorted; what is hidden is left out.
+
+    Args:
+        path: the folder.
+        away: folders that are left out too, such as those where an evaluation keeps its pictures.
+
+    Raises:
+        OptionError: the folder is itself one of those.
+    """
+    root, others = path.resolve(), [each.resolve() for each in away]
+    if root in others:
+        raise OptionError(
+            f"--data: {path} is where this evaluation keeps its own pictures; choose another "
+            "folder with -o or --cache"
+        )
+    ours = {each.relative_to(root) for each in others if each.is_relative_to(root)}
     found = []
     for file in path.rglob("*"):
         relative = file.relative_to(path)
         hidden = any(part.startswith(".") for part in relative.parts)
-        if not hidden and file.suffix.lower() in imaging.SUFFIXES and file.is_file():
+        left_out = hidden or not ours.isdisjoint(relative.parents)
+        if not left_out and file.suffix.lower() in imaging.SUFFIXES and file.is_file():
             found.append(relative.as_posix())
     return sorted(found)
 

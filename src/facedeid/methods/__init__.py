@@ -82,14 +82,19 @@ def _options(text: str, rest: str) -> dict[str, Any]:
     key = ""
     for part in rest.split(",") if rest else ():
         head, equals, value = part.partition("=")
-        if equals:
+        if key and (not equals or _open(options[key])):  # a comma inside a value: [255,0,0]
+            options[key] += "," + part
+        elif equals:
             key = head.strip()
             options[key] = value.strip()
-        elif key:  # a comma inside a value: [255,0,0]
-            options[key] += "," + part
         else:
             raise OptionError(f"cannot read {text!r}: write NAME:option=value,option=value")
     return {key: _value(value) for key, value in options.items()}
+
+
+def _open(value: str) -> bool:
+    """Whether a value is a list that has only begun."""
+    return value.startswith("[") and not value.rstrip().endswith("]")
 
 
 def _value(text: str) -> Any:

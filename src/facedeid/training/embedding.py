@@ -112,11 +112,13 @@ class EmbeddingRecipe:
         """Everything the loop needs; teachers are the files of LPIPS-AlexNet (or none).
 
         Raises:
-            TrainingError: there is no such conditioning.
+            TrainingError: there is no such conditioning, or a batch of one face.
         """
         if self.conditioning not in get_args(Conditioning):
             known = ", ".join(get_args(Conditioning))
             raise TrainingError(f"--set conditioning={self.conditioning}: use {known}")
+        if self.batch < 2:
+            raise TrainingError("a batch needs two faces at least: changes are compared")
         models, guides, distance = networks(self.name, self.guides, teachers, device)
         return EmbeddingTask(self, data, models, guides, distance, out, device, seed)
 

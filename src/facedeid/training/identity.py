@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from facedeid.errors import TrainingError
 from facedeid.losses import ssim
+from facedeid.methods.identity import COLOUR
 from facedeid.models import CODED, Models, Recognizer
 from facedeid.nets.aei import IdentityNet
 from facedeid.nets.lpips import Lpips
-from facedeid.nets.residual import tint
+from facedeid.nets.residual import retoned, tint
 from facedeid.random import stream
 from facedeid.training.data import Faces
 from facedeid.training.prepared import (
@@ -33,6 +34,7 @@ from facedeid.training.prepared import (
     alike,
     around,
     displaced,
+    drift,
     in_turn,
     lead,
     networks,
@@ -43,9 +45,6 @@ from facedeid.training.prepared import (
 )
 
 __all__ = ["IdentityRecipe", "IdentityTask"]
-
-STRANGER = 0.2
-"""Cosine to one's own vector from which an identity counts as another one in full."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +75,8 @@ class IdentityRecipe:
     """Weight of both identity terms, mean over the recognisers."""
     margin: float = 1.15
     """Of `MARGINS`: how many times as far a stranger is to be from oneself."""
+    stranger: float = 0.5
+    """Cosine to one's own vector up to which an identity counts as another one in full."""
     reconstruction: float = 5.0
     """Weight of the squared change of faces that get their own vector (half of 10)."""
     perceptual: float = 3.0
@@ -84,10 +85,14 @@ class IdentityRecipe:
     """Weight of the squared change, five times that at the eyes and the upper lip."""
     outside: float = 10.0
     """Weight of the squared change outside the face."""
-    colour: float = 100.0
+    colour: float = 400.0
     """Weight of the squared change of colour beside brightness."""
+    kept: float = COLOUR
+    """Share of that change which the losses see, as the method keeps it."""
     common: float = 100.0
     """Weight of the mean product of the changes of different faces."""
+    drift: float = 100.0
+    """Weight of what is common to the changes of the photos' features (`prepared.drift`)."""
     shade: float = 30.0
     """Weight of the squared change of 8×8 px means: pale faces, dark pits."""
     landmarks: float = 0.3
@@ -110,6 +115,10 @@ class IdentityRecipe:
         """Everything the loop needs; teachers are the files of LPIPS-AlexNet (or none)."""
         if len(self.shares) != 5 or min(self.shares) < 0 or not sum(self.shares):
             raise TrainingError("shares must be five numbers from 0 up, not all 0")
+        if not -1 <= self.stranger < 1:
+            raise TrainingError(f"stranger is a cosine below 1, got {self.stranger:g}")
+        if self.batch < 2:
+            raise TrainingError("a batch needs two faces at least: changes are compared")
         models, guides, distance = networks(self.name, self.guides, teachers, device)
         return IdentityTask(self, data, models, guides, distance, out, device, seed)
 
@@ -155,7 +164,7 @@ class IdentityTask:
         wanted = self._wanted(self.training, batch, random)
         cover = batch.cover
         whole = model(cover, wanted.unit).float()
-        made = batch.within(whole)
+        made = self._within(batch, whole)
         change = made - cover
         careful = 1 + 4 * around(batch.landmarks, cover.shape[-1], CAREFUL).to(self.device)
         kept = 1 - wanted.change
@@ -177,6 +186,7 @@ class IdentityTask:
             "outside": r.outside * ((1 - batch.mask) * (whole - cover).square()).mean(),
             "colour": r.colour * tint(change).square().mean(),
             "common": r.common * alike(change),
+            "drift": r.drift * drift(self.distance, cover, made),
             "shade": r.shade * shade(change),
             "landmarks": r.landmarks * displaced(self.models, cover, made).mean(),
         }
@@ -189,7 +199,7 @@ class IdentityTask:
     def _wanted(self, source: Prepared, batch: Batch, random: torch.Generator) -> _Wanted:
         """Draw a kind of identity for each face of a batch."""
         count = len(batch.rows)
-        shares = torch.tensor(self.recipe.shares)
+        shares = torch.tensor(self.recipe.shares, dtype=torch.float32)
         kinds = torch.multinomial(shares, count, replacement=True, generator=random)
         own = self.net.unit(batch.own["dlib"])
         people = self.net.unit(self.models.identities("dlib"))
@@ -215,7 +225,11 @@ class IdentityTask:
             found = torch.where(real, other[name], synthetic)
             target[name] = torch.where(itself, vectors, found)
         likeness = (unit * own).sum(1)
-        return _Wanted(unit, target, ((1 - likeness) / (1 - STRANGER)).clamp(0, 1))
+        return _Wanted(unit, target, ((1 - likeness) / (1 - self.recipe.stranger)).clamp(0, 1))
+
+    def _within(self, batch: Batch, made: Tensor) -> Tensor:
+        """A share of the colours, inside the face."""
+        return batch.within(retoned(batch.cover, made, brightness=1.0, colour=self.recipe.kept))
 
     def finish(self, model: nn.Module) -> None:
         """The adversary is not exported."""
@@ -240,7 +254,7 @@ class IdentityTask:
             batch = source.draw(12, random, self.device, plain=True)
             own = self.net.unit(batch.own["dlib"])
             direction = F.normalize(torch.randn(own.shape, generator=random)).to(self.device)
-            made = batch.within(model(batch.cover, direction))
+            made = self._within(batch, model(batch.cover, direction))
             for recognizer in self.guides:
                 vectors = recognizer.embed(made, batch.landmarks)
                 far = recognizer.distance(vectors, batch.own[recognizer.name])
@@ -248,11 +262,11 @@ class IdentityTask:
             note("ssim", ssim(batch.cover, made))
             note("perceptual", self.distance(batch.cover, made))
             dlib = next(r for r in self.guides if r.name == "dlib")
-            swapped = batch.within(model(batch.cover, own.roll(1, 0)))
+            swapped = self._within(batch, model(batch.cover, own.roll(1, 0)))
             vectors, mine = dlib.embed(swapped, batch.landmarks), batch.own["dlib"]
             theirs = mine.roll(1, 0)
             note("swapped", dlib.distance(vectors, theirs) < dlib.distance(vectors, mine))
-            note("own ssim", ssim(batch.cover, batch.within(model(batch.cover, own))))
+            note("own ssim", ssim(batch.cover, self._within(batch, model(batch.cover, own))))
         return {name: torch.cat(values).mean().item() for name, values in found.items()}
 
     @torch.no_grad()
@@ -264,7 +278,7 @@ class IdentityTask:
         direction = F.normalize(torch.randn(own.shape, generator=random)).to(self.device)
         net = copy.deepcopy(self.model).eval()
         rows = [batch.cover]
-        rows += [batch.within(net(batch.cover, u)) for u in (own, own.roll(1, 0), direction)]
+        rows += [self._within(batch, net(batch.cover, u)) for u in (own, own.roll(1, 0), direction)]
         return sheet(rows)
 
     def metadata(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from facedeid.errors import TrainingError
 from facedeid.nets.speed import channels_last, fast_bf16
+from facedeid.training.card import card
 
 __all__ = ["Adaptive", "Options", "Outcome", "Recipe", "Task", "seconds", "train"]
 
@@ -134,8 +135,8 @@ def train(
 ) -> Outcome:
     """Train until the recipe's last step or the budget is spent; go on where a run left off.
 
-    In `options.out`: `options.json`, `log.jsonl`, `state.pt` (to resume), `grid.png`, and the
-    averaged weights as `<recipe>.safetensors` (float16).
+    In `options.out`: `options.json`, `log.jsonl`, `state.pt` (to resume), `grid.png`, the averaged
+    weights as `<recipe>.safetensors` (float16), and their model card, `<recipe>.md`.
 
     Raises:
         TrainingError: the state in `out` is of another recipe, or the loss is not finite.
@@ -287,7 +288,7 @@ def _saved(
     options: Options,
     say: Callable[[str], None],
 ) -> dict[str, float]:
-    """State, export and grid written; the averaged model's figures."""
+    """State, export, its card and grid written; the averaged model's figures."""
     out = options.out
     state = {
         "settings": json.dumps(settings),
@@ -305,9 +306,10 @@ def _saved(
     finished = copy.deepcopy(average)
     task.finish(finished)
     figures = dict(task.evaluate(finished))
-    facts = {**settings, **task.metadata(), "step": step, "figures": figures}
-    text = {"facedeid": json.dumps(facts)}
+    known = {**task.metadata(), "step": step}
+    text = {"facedeid": json.dumps({**settings, **known, "figures": figures})}
     _write(out / f"{settings['recipe']}.safetensors", save(_half(finished), text))
+    _write(out / f"{settings['recipe']}.md", card(settings, known, figures).encode())
     Image.fromarray(np.asarray(task.grid().permute(1, 2, 0))).save(out / "grid.png")
     _log(out, say, step=step, **figures)
     return figures

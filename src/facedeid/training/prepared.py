@@ -36,6 +36,7 @@ __all__ = [
     "alike",
     "around",
     "displaced",
+    "drift",
     "in_turn",
     "judged",
     "lead",
@@ -291,6 +292,23 @@ def alike(change: Tensor) -> Tensor:
     count = len(change)
     product = (change.sum(0).square() - change.square().sum(0)).mean() / (count * (count - 1))
     return product.relu()
+
+
+def drift(distance: Lpips, cover: Tensor, made: Tensor) -> Tensor:
+    """How far faces move together in a network's features, as if all went to look like one.
+
+    Per depth, features averaged over positions: the mean product of the changes of different
+    faces, in shares of the faces' own variance; mean over depths. Unlike `alike` it may be
+    negative, so that its mean over batches is the squared common change.
+    """
+    with torch.no_grad():
+        before = [x.mean((2, 3)) for x in distance.maps(cover)]
+    count, shares = len(cover), []
+    for own, maps in zip(before, distance.maps(made), strict=True):
+        change = maps.mean((2, 3)) - own
+        product = (change.sum(0).square() - change.square().sum(0)).sum() / (count * (count - 1))
+        shares.append(product / own.var(0).sum())
+    return torch.stack(shares).mean()
 
 
 def shade(change: Tensor) -> Tensor:

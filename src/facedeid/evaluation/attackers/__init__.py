@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from facedeid.evaluation.attackers.attributes import HasAttributes, attributes
 from facedeid.evaluation.attackers.averaging import averaging
-from facedeid.evaluation.attackers.bench import Bench, Trial, part_of
+from facedeid.evaluation.attackers.bench import Bench, Trial, must_know, part_of
 from facedeid.evaluation.attackers.finetuned import finetuned
 from facedeid.evaluation.attackers.inverter import inverter
 from facedeid.evaluation.attackers.parrot import parrot
@@ -25,6 +25,7 @@ __all__ = [
     "Bench",
     "HasAttributes",
     "Trial",
+    "must_know",
     "part_of",
 ]
 

@@ -1,5 +1,6 @@
 """What all attackers share: the data, the budget, and people that they may learn from."""
 
+import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from facedeid.evaluation.releases import Aligned, Releases
 from facedeid.faces import Face
 from facedeid.models import Models, Recognizer, recognizer_name
 
-__all__ = ["Bench", "Part", "Trial", "part_of"]
+__all__ = ["Bench", "Part", "Trial", "must_know", "part_of"]
 
 Part = Literal["tested", "training", "fitting"]
 
@@ -30,8 +31,25 @@ LEAST_FITTING = 100
 def part_of(person: str) -> Part:
     """What a person's photos are for, by the CRC-32 of the name: half of all people are tested,
     35 % teach the attacker, and on 15 % it chooses its threshold and among its variants."""
-    bucket = zlib.crc32(person.encode()) % 20
+    bucket = _checksum(person) % 20
     return "tested" if bucket < 10 else "training" if bucket < 17 else "fitting"
+
+
+def _checksum(person: str) -> int:
+    return zlib.crc32(os.fsencode(person))
+
+
+def must_know(dataset: Dataset) -> None:
+    """Check that attackers can work with a data set.
+
+    Raises:
+        OptionError: it does not say who is who.
+    """
+    if dataset.identities is None:
+        raise OptionError(
+            f"{dataset.name} does not say who is who: attackers need photos of known"
+            " people (LFW, or a folder per person)"
+        )
 
 
 @dataclass(frozen=True)
@@ -84,11 +102,7 @@ class Bench:
             raise OptionError("limit, photos, draws and steps of an attacker must be positive")
         if self.side < 32 or self.side % 16:
             raise OptionError(f"the inverter's side must be a multiple of 16, got {self.side}")
-        if self.dataset.identities is None:
-            raise OptionError(
-                f"{self.dataset.name} does not say who is who: attackers need photos of known"
-                " people (LFW, or a folder per person)"
-            )
+        must_know(self.dataset)
 
     @property
     def method(self) -> str:
@@ -145,7 +159,7 @@ class Bench:
     def people(self, part: Part, least: int) -> Iterator[tuple[str, ...]]:
         """Photos, with a face each, of every person of that part who has at least so many."""
         grouped = self.dataset.people(least)
-        for person in sorted(grouped, key=lambda name: (zlib.crc32(name.encode()), name)):
+        for person in sorted(grouped, key=lambda name: (_checksum(name), name)):
             if part_of(person) == part:
                 keys = tuple(key for key in grouped[person] if self._found(key))
                 if len(keys) >= least:
