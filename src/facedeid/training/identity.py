@@ -79,8 +79,8 @@ class IdentityRecipe:
     """Cosine to one's own vector up to which an identity counts as another one in full."""
     reconstruction: float = 5.0
     """Weight of the squared change of faces that get their own vector (half of 10)."""
-    perceptual: float = 3.0
-    structure: float = 1.5
+    perceptual: float = 4.0
+    structure: float = 2.2
     pixels: float = 2.0
     """Weight of the squared change, five times that at the eyes and the upper lip."""
     outside: float = 10.0
@@ -91,7 +91,7 @@ class IdentityRecipe:
     """Share of that change which the losses see, as the method keeps it."""
     common: float = 100.0
     """Weight of the mean product of the changes of different faces."""
-    drift: float = 100.0
+    drift: float = 60.0
     """Weight of what is common to the changes of the photos' features (`prepared.drift`)."""
     shade: float = 30.0
     """Weight of the squared change of 8×8 px means: pale faces, dark pits."""

@@ -298,8 +298,9 @@ def drift(distance: Lpips, cover: Tensor, made: Tensor) -> Tensor:
     """How far faces move together in a network's features, as if all went to look like one.
 
     Per depth, features averaged over positions: the mean product of the changes of different
-    faces, in shares of the faces' own variance; mean over depths. Unlike `alike` it may be
-    negative, so that its mean over batches is the squared common change.
+    faces, in shares of the faces' own variance; mean over depths. As in `alike`, 0 where they go
+    different ways: a network with batch normalisation sees the others of a batch, and would learn
+    to move against them.
     """
     with torch.no_grad():
         before = [x.mean((2, 3)) for x in distance.maps(cover)]
@@ -308,7 +309,7 @@ def drift(distance: Lpips, cover: Tensor, made: Tensor) -> Tensor:
         change = maps.mean((2, 3)) - own
         product = (change.sum(0).square() - change.square().sum(0)).sum() / (count * (count - 1))
         shares.append(product / own.var(0).sum())
-    return torch.stack(shares).mean()
+    return torch.stack(shares).mean().relu()
 
 
 def shade(change: Tensor) -> Tensor:
