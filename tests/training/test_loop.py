@@ -86,6 +86,7 @@ def test_learns_and_writes_everything(tmp_path):
     assert {v.dtype for v in weights.values()} == {torch.float16}
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
         "grid.png",
+        "line.md",
         "line.safetensors",
         "log.jsonl",
         "options.json",
