@@ -25,7 +25,7 @@ SPAN = 32
 """Principal directions of the synthetic identities that `span` keeps."""
 BRIGHTNESS, COLOUR = 1.1, 0.1
 """Times that the network's change of brightness is taken, and its change of what is not brightness:
-that shows as green and pink tints, and hides nothing; without any, eyes turn bluish."""
+that shows as green and pink tints, and hides little; without any, eyes turn bluish."""
 LEAST = 1e-6
 """Smallest ε: with noise of a larger scale, vectors could not be told from zero any more."""
 GRID = 4

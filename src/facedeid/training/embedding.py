@@ -32,6 +32,7 @@ from facedeid.training.prepared import (
     adversarial,
     alike,
     around,
+    comparable,
     displaced,
     in_turn,
     lead,
@@ -117,8 +118,7 @@ class EmbeddingRecipe:
         if self.conditioning not in get_args(Conditioning):
             known = ", ".join(get_args(Conditioning))
             raise TrainingError(f"--set conditioning={self.conditioning}: use {known}")
-        if self.batch < 2:
-            raise TrainingError("a batch needs two faces at least: changes are compared")
+        comparable(self.batch)
         models, guides, distance = networks(self.name, self.guides, teachers, device)
         return EmbeddingTask(self, data, models, guides, distance, out, device, seed)
 

@@ -33,6 +33,7 @@ from facedeid.training.prepared import (
     adversarial,
     alike,
     around,
+    comparable,
     displaced,
     drift,
     in_turn,
@@ -117,8 +118,7 @@ class IdentityRecipe:
             raise TrainingError("shares must be five numbers from 0 up, not all 0")
         if not -1 <= self.stranger < 1:
             raise TrainingError(f"stranger is a cosine below 1, got {self.stranger:g}")
-        if self.batch < 2:
-            raise TrainingError("a batch needs two faces at least: changes are compared")
+        comparable(self.batch)
         models, guides, distance = networks(self.name, self.guides, teachers, device)
         return IdentityTask(self, data, models, guides, distance, out, device, seed)
 

@@ -35,6 +35,7 @@ __all__ = [
     "adversarial",
     "alike",
     "around",
+    "comparable",
     "displaced",
     "drift",
     "in_turn",
@@ -289,9 +290,7 @@ def around(points: Tensor, side: int, places: Sequence[slice]) -> Tensor:
 
 def alike(change: Tensor) -> Tensor:
     """Mean product of the changes of different faces, if positive: 0 where they are unlike."""
-    count = len(change)
-    product = (change.sum(0).square() - change.square().sum(0)).mean() / (count * (count - 1))
-    return product.relu()
+    return _product(change).mean().relu()
 
 
 def drift(distance: Lpips, cover: Tensor, made: Tensor) -> Tensor:
@@ -304,12 +303,27 @@ def drift(distance: Lpips, cover: Tensor, made: Tensor) -> Tensor:
     """
     with torch.no_grad():
         before = [x.mean((2, 3)) for x in distance.maps(cover)]
-    count, shares = len(cover), []
+    shares = []
     for own, maps in zip(before, distance.maps(made), strict=True):
         change = maps.mean((2, 3)) - own
-        product = (change.sum(0).square() - change.square().sum(0)).sum() / (count * (count - 1))
-        shares.append(product / own.var(0).sum())
+        shares.append(_product(change).sum() / own.var(0).sum())
     return torch.stack(shares).mean().relu()
+
+
+def _product(change: Tensor) -> Tensor:
+    """Mean over pairs of different faces of the products of their changes, N×... -> ..."""
+    count = len(change)
+    return (change.sum(0).square() - change.square().sum(0)) / (count * (count - 1))
+
+
+def comparable(batch: int) -> None:
+    """Check that a batch has faces whose changes `alike` and `drift` can compare.
+
+    Raises:
+        TrainingError: it has one.
+    """
+    if batch < 2:
+        raise TrainingError("a batch needs two faces at least: changes are compared")
 
 
 def shade(change: Tensor) -> Tensor:
