@@ -1,6 +1,7 @@
 """Seconds a face: FSAP beside a plain transcription of its Algorithm 1, on the same networks.
 
     python benchmarks/fsap.py [--batch 1 --batch 8] [--iterations 30] [--tau 0.8] [--threads 2]
+        [--identity-step 0.02] [--attribute-step 0.008]
 
 The transcription is written from the paper: frozen float32 weights, one forward pass a step, the
 three attribute gradients one after the other from a retained graph, the whole batch until its last
@@ -24,8 +25,6 @@ from facedeid.models import Models
 from facedeid.nets.speed import fast_bf16
 from facedeid.random import stream
 
-RATES = (0.02, 0.008)
-
 
 def portraits(count: int) -> Tensor:
     """Faces of the generator: N×3×256×256."""
@@ -36,22 +35,25 @@ def portraits(count: int) -> Tensor:
 
 
 def transcription(
-    pair, found, judge, own, distance, tau: float, iterations: int, inner: int
-) -> Tensor:
-    """Algorithm 1, line by line: each face as it was when it first passed tau, or at the end."""
+    pair, found, judge, own, distance, given: argparse.Namespace
+) -> tuple[Tensor, list[int]]:
+    """Algorithm 1, line by line: each face as it was when it first passed tau, or at the end; and
+    after how many outer steps that was.
+    """
     codes, done = found.codes.clone(), torch.zeros(len(own), dtype=torch.bool)
-    result = codes.clone()
-    for n in range(iterations + 1):
+    result, steps = codes.clone(), [given.iterations] * len(own)
+    for n in range(given.iterations + 1):
         leaf = codes.detach().requires_grad_()
         shown = found.shown(pair.decode(leaf), "kept")
         apart = 1 - (judge.unit(shown, found.landmarks) * own).sum(1)
         result[~done] = codes[~done]
-        done |= apart.detach() > tau
-        if done.all() or n == iterations:
+        for row in torch.nonzero((apart.detach() > given.tau) & ~done).flatten().tolist():
+            done[row], steps[row] = True, n
+        if done.all() or n == given.iterations:
             break
         (slope,) = torch.autograd.grad(apart.sum(), leaf)
-        codes = codes + RATES[0] * slope.sign()
-        for _ in range(inner):
+        codes = codes + given.identity_step * slope.sign()
+        for _ in range(given.inner):
             leaf = codes.detach().requires_grad_()
             shown = found.shown(pair.decode(leaf), "kept")
             losses = (
@@ -63,8 +65,8 @@ def transcription(
             for each in losses:
                 (slope,) = torch.autograd.grad(each, leaf, retain_graph=True)
                 step = step + slope.sign()
-            codes = codes - RATES[1] * step
-    return result
+            codes = codes - given.attribute_step * step
+    return result, steps
 
 
 def main() -> None:
@@ -74,6 +76,8 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=30)
     parser.add_argument("--tau", type=float, default=0.8)
     parser.add_argument("--inner", type=int, default=6)
+    parser.add_argument("--identity-step", type=float, default=0.02)
+    parser.add_argument("--attribute-step", type=float, default=0.008)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
@@ -88,8 +92,7 @@ def main() -> None:
         took: dict[str, list[float]] = {"transcription": [], "fsap": []}
         for repeat in range(given.repeats + 1):
             started = time.perf_counter()
-            limits = (given.tau, given.iterations, given.inner)
-            plain = transcription(pair, found, judge, own, distance, *limits)
+            plain, steps = transcription(pair, found, judge, own, distance, given)
             middle = time.perf_counter()
             problem = Perturbation(
                 pair,
@@ -102,7 +105,8 @@ def main() -> None:
                 "kept",
                 bf16=fast_bf16("cpu"),
             )
-            codes, _ = perturb(problem, Steps(*RATES, given.inner), given.iterations)
+            rule = Steps(given.identity_step, given.attribute_step, given.inner)
+            codes, _ = perturb(problem, rule, given.iterations)
             ended = time.perf_counter()
             if repeat:
                 took["transcription"].append((middle - started) / batch)
@@ -114,7 +118,9 @@ def main() -> None:
         one, two = (statistics.median(took[name]) for name in ("transcription", "fsap"))
         print(
             f"batch {batch}: transcription {one:.3f} s a face, fsap {two:.3f} ({one / two:.2f}×); "
-            f"beyond tau {passed[0]} and {passed[1]} of {batch}; "
+            f"beyond tau {passed[0]} and {passed[1]} of {batch}, outer steps "
+            f"{statistics.mean(steps):.1f} and "
+            f"{statistics.mean(len(h) - 1 for h in problem.history):.1f}; "
             f"identity loss {np.round(apart[0].tolist(), 3)} and {np.round(apart[1].tolist(), 3)}; "
             f"pictures differ by {(shown[0] - shown[1]).abs().mean() * 127.5:.2f} levels"
         )

@@ -153,7 +153,7 @@ def test_faces_that_are_done_leave_the_batch_and_the_others_do_not_notice(found)
         assert abs(len(alone.history[0]) - len(both.history[row])) <= 1
         first = slice(0, 2)  # then signs of tiny gradients lead elsewhere
         ours, theirs = alone.history[0][first], both.history[row][first]
-        assert torch.allclose(torch.tensor(ours), torch.tensor(theirs), atol=0.03)
+        assert torch.allclose(torch.tensor(ours), torch.tensor(theirs), atol=0.05)
 
 
 def test_gradients_of_the_attributes_are_those_of_three_separate_passes(found):

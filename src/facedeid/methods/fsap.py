@@ -10,10 +10,11 @@ from torch import Tensor
 
 from facedeid.errors import OptionError
 from facedeid.inversion import Detail, Inverted, invert, refined, tuned
-from facedeid.losses import displacement, mse, perceptual, ssim
+from facedeid.losses import displacement, mse, ssim
 from facedeid.methods.adversarial import Adversarial, check_gradients, number, together
 from facedeid.methods.base import Deidentified
 from facedeid.models import Recognizer
+from facedeid.nets.pullback import Pullback, pullback
 from facedeid.nets.speed import fast_bf16
 from facedeid.optimize import Problem, State, descend
 
@@ -112,14 +113,19 @@ class Perturbation(Problem):
     """L_I of `best`."""
     placed: Tensor = field(init=False)
     """Landmarks of the faces as they were, where the network is given."""
+    features: Sequence[Tensor] = field(init=False)
+    """Of the faces as they were, for the perceptual distance."""
+    generator: Pullback = field(init=False)
 
     def __post_init__(self) -> None:
         count = len(self.found.codes)
         self.history = [[] for _ in range(count)]
         self.best = self.found.codes.clone()
         self.farthest = torch.full((count,), -1.0, device=self.best.device)
-        if self.landmarks is not None:
-            with torch.no_grad():
+        self.generator = pullback(self.pair, bf16=self.bf16)
+        with torch.no_grad():
+            self.features = self.distance.maps(self.found.cover)
+            if self.landmarks is not None:
                 self.placed = self.landmarks(self.found.cover)
 
     def apart(self, shown: Tensor, rows: Tensor) -> Tensor:
@@ -133,7 +139,7 @@ class Perturbation(Problem):
         cover = self.found.cover[rows]
         losses = [
             mse(shown, cover),
-            perceptual(self.distance, shown, cover),
+            self.distance.between(self.distance.maps(shown), [x[rows] for x in self.features]),
             1 - ssim(shown, cover),
         ]
         if self.landmarks is not None:
@@ -142,32 +148,30 @@ class Perturbation(Problem):
         return losses
 
     def gradients(self, x: Tensor, rows: Tensor, i: int) -> Tensor:
-        """1×N×L×D. One decoding, and its graph once for each loss; pixels' gradients come first, so
-        that the perceptual network is not gone through three times.
-        """
+        """1×N×L×D. One decoding; its gradients are pulled back from the pixels together."""
         part = self.found.rows(rows)
+        made, known = self.generator.decode(x)
         with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            shown = part.shown(self.decoded(leaf, part), self.detail, self.residue)
+            leaf = made.requires_grad_()
+            placed = part.registered(leaf, self.detail, self.residue)
+            shown = part.shown(placed, self.detail, self.residue)
             if i % (1 + self.inner) == 0:
                 apart = self.apart(shown, rows)
-                loss = -apart.mean(0).sum()
                 self._note(x, shown.detach(), apart.detach().amin(0), rows)
-                return torch.autograd.grad(loss, leaf)[0][None]
+                slopes = torch.autograd.grad(-apart.mean(0).sum(), leaf)
+                return self.generator.pull(known, torch.stack(slopes))
+            losses: list[Tensor] = []
             seen = shown.detach().requires_grad_()
-            total = torch.zeros_like(x)
-            weights = (1.0, 1.0, 1.0, self.expression)
-            for weight, loss in zip(weights, self.attributes(seen, rows), strict=False):
+            for loss in self.attributes(seen, rows):
                 (pixels,) = torch.autograd.grad(loss.sum(), seen)
-                sign = torch.autograd.grad(shown, leaf, pixels, retain_graph=True)[0].sign()
-                total += weight * sign
-        return total[None]
+                losses += torch.autograd.grad(shown, leaf, pixels, retain_graph=True)
+        signs = self.generator.pull(known, torch.stack(losses)).sign()
+        weights = x.new_tensor([1, 1, 1, self.expression])[: len(signs)]
+        return torch.einsum("k,knld->nld", weights, signs)[None]
 
     def decoded(self, codes: Tensor, found: Inverted) -> Tensor:
         """What the generator makes of codes of these faces, registered if that is asked for."""
-        with torch.autocast(codes.device.type, torch.bfloat16, enabled=self.bf16):
-            made = self.pair.decode(codes).float()
-        return found.registered(made, self.detail, self.residue)
+        return found.registered(self.generator.decode(codes)[0], self.detail, self.residue)
 
     @torch.no_grad()
     def _note(self, x: Tensor, shown: Tensor, apart: Tensor, rows: Tensor) -> None:

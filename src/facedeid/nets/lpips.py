@@ -9,7 +9,7 @@ measure of its own, learned from LPIPS, and must not be called LPIPS.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -113,7 +113,8 @@ class Head(nn.Module):
         """Squared differences N×C×H×W -> N, weighed and averaged over positions."""
         weight = self.model[1].weight
         assert isinstance(weight, Tensor)
-        return F.conv2d(difference, weight.abs() if self.positive else weight).mean((1, 2, 3))
+        weight = weight.flatten().abs() if self.positive else weight.flatten()
+        return difference.mean((2, 3)) @ weight
 
 
 class Lpips(nn.Module):
@@ -140,13 +141,20 @@ class Lpips(nn.Module):
         if min(a.shape[2:]) < SMALLEST:
             raise OptionError(f"pictures must be {SMALLEST} px or more, got {tuple(a.shape[2:])}")
         if a.requires_grad == b.requires_grad:
-            pairs = [features.chunk(2) for features in self.maps(torch.cat([a, b]))]
+            both = [features.chunk(2) for features in self.maps(torch.cat([a, b]))]
+            first, second = [one for one, _ in both], [two for _, two in both]
         else:  # half of the backward pass would be for nothing
-            pairs = list(zip(self.maps(a), self.maps(b), strict=True))
-        parts = []
-        for i, (first, second) in enumerate(pairs):
-            one, two = _unit(first), _unit(second)
-            parts.append(self.get_submodule(f"lin{i}")((one - two).square()))
+            first, second = self.maps(a), self.maps(b)
+        return self.between(first, second, by_depth=by_depth)
+
+    def between(
+        self, first: Sequence[Tensor], second: Sequence[Tensor], *, by_depth: bool = False
+    ) -> Tensor:
+        """The distances of pictures whose `maps` are known: N, or depths×N."""
+        parts = [
+            self.get_submodule(f"lin{i}")((_unit(one) - _unit(two)).square())
+            for i, (one, two) in enumerate(zip(first, second, strict=True))
+        ]
         return torch.stack(parts) if by_depth else torch.stack(parts).sum(0)
 
     def maps(self, x: Tensor) -> list[Tensor]:

@@ -34,6 +34,7 @@ from facedeid.training.prepared import (
     around,
     comparable,
     displaced,
+    drift,
     in_turn,
     lead,
     networks,
@@ -84,11 +85,15 @@ class EmbeddingRecipe:
     """Share of that change which the losses see, as the method keeps it."""
     common: float = 100.0
     """Weight of the mean product of the changes of different faces."""
+    drift: float = 20.0
+    """Weight of what is common to the changes of the photos' features (`prepared.drift`)."""
     landmarks: float = 0.4
     """Weight of a pixel (of the 256 frame) by which chin, nose, eyes and mouth move, by
     `facedeid-landmarks`: expression, gaze and pose."""
     eyes: float = 2.5
-    """How much more a pixel of the eyes weighs than one of the others."""
+    """How much more a pixel of the eyes weighs than one of chin and nose."""
+    mouth: float = 1.5
+    """The same of the mouth."""
     shade: float = 10.0
     """Weight of the squared change of 8×8 px means: blotches, dark and pale."""
     adversarial: float = 0.4
@@ -163,7 +168,7 @@ class EmbeddingTask:
         cover = batch.cover
         made = self._within(batch, model(cover, self.codes[target], strength).float())
         change = made - cover
-        places = cover.new_tensor([1, 1, r.eyes, 1])
+        places = cover.new_tensor([1, 1, r.eyes, r.mouth])
         careful = 1 + 4 * around(batch.landmarks, cover.shape[-1], CAREFUL).to(self.device)
 
         parts = {
@@ -183,6 +188,7 @@ class EmbeddingTask:
             "colour": r.colour * tint(change).square().mean(),
             "shade": r.shade * shade(change),
             "common": r.common * alike(change),
+            "drift": r.drift * drift(self.distance, cover, made),
             "landmarks": r.landmarks * (places * displaced(self.models, cover, made)).mean(),
         }
         fooling, critic = adversarial(self.model.get_submodule("critic"), cover, made)
