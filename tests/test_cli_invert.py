@@ -28,6 +28,7 @@ def test_what_cannot_be_inverted(typed, hopper_path, tmp_path):
         ((tmp_path / "none.jpg", "-o", tmp_path / "a.png"), "none.jpg"),
         ((hopper_path, "-o", tmp_path / "no" / "a.png"), "no such folder"),
         ((hopper_path, "-o", tmp_path / "a.txt"), "write a .png"),
+        ((hopper_path, "-o", tmp_path / f"{'a' * 300}.png"), "long"),
         ((hopper_path, "-o", tmp_path / "a.png", "--pair", "other"), "no pair is called"),
     ):
         code, text = typed("invert", *arguments)

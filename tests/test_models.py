@@ -128,8 +128,9 @@ def test_clear_errors(models: Models) -> None:
         models.recognizer("nobody")
     with pytest.raises(OptionError, match="it has library, best, far=1e-3"):
         models.recognizer("dlib").threshold("far=0.5")
-    with pytest.raises(OptionError, match="use cpu or cuda"):
-        Models("warp-drive")
+    for device in ("warp-drive", "mps", "meta"):
+        with pytest.raises(OptionError, match=f"{device}: use cpu or cuda"):
+            Models(device)
     for damaged in (b"", b"nonsense" * 100, dlib_model_path(DAT).read_bytes()[:100_000]):
         with pytest.raises(WeightsError, match="reinstall face_recognition_models"):
             state_from_dat(damaged)

@@ -371,6 +371,9 @@ def test_a_store_that_cannot_be_made(register, tmp_path, monkeypatch, server):
     monkeypatch.setenv("FACEDEID_MODELS", str(tmp_path / "file" / "store"))
     with pytest.raises(WeightsError, match="FACEDEID_MODELS at a folder of your own"):
         weights.download("x")
+    monkeypatch.setenv("FACEDEID_MODELS", "~nobody-of-this-name/store")
+    with pytest.raises(WeightsError, match="FACEDEID_MODELS=~nobody"):
+        weights.locate("x")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"x": 3}'])

@@ -1,5 +1,6 @@
 """`facedeid invert`: a face as the generator gives it back, beside the photo."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from facedeid.errors import NoFaceError, OutputError
 
@@ -40,7 +42,7 @@ def invert(
     from facedeid.losses import ssim
     from facedeid.models import Models
 
-    if output.exists():
+    if os.path.exists(output):  # noqa: PTH110 - False for a name that is too long
         raise OutputError(f"{output} exists; choose another file")
     if not output.absolute().parent.is_dir():
         raise OutputError(f"--output {output}: there is no such folder")
@@ -81,4 +83,4 @@ def invert(
         rows.append(torch.cat([found.cover[0], made[0], difference[0]], 2))
     picture = ((torch.cat(rows, 1).cpu().permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
     imaging.write(imaging.from_array(picture), output)
-    out.print(f"{output}: photo, reconstruction at {net.side} px, difference ×2")
+    out.print(f"{escape(str(output))}: photo, reconstruction at {net.side} px, difference ×2")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from facedeid.errors import TrainingError
+from facedeid.errors import OutputError, TrainingError
 
 __all__ = ["app"]
 
@@ -35,8 +35,9 @@ def train(
     teacher: Annotated[
         list[str] | None,
         typer.Option(
-            help="dlib, or an .onnx or .safetensors file; for the paper recipes "
-            "recognizer=NAME, vgg19=FILE, lpips=FILE, generated=FOLDER, object=FOLDER (repeatable)."
+            help="dlib, or an .onnx or .safetensors file; encoder: generator=FILE; the paper "
+            "recipes: recognizer=NAME, and feature-embedding-paper also vgg19=FILE, lpips=FILE, "
+            "generated=FOLDER, object=FOLDER (repeatable)."
         ),
     ] = None,
     output: Annotated[
@@ -63,8 +64,8 @@ def train(
     ] = False,
 ) -> None:
     """Train a network that ships, or go on where the last run in the same folder stopped."""
-    import torch
 
+    from facedeid.models import device_of
     from facedeid.training.data import load_faces
     from facedeid.training.loop import Options, seconds
     from facedeid.training.loop import train as run
@@ -72,15 +73,20 @@ def train(
 
     chosen = configured(recipe, settings or ())
     allowed = None if budget is None else seconds(budget)
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise TrainingError("--device cuda: this machine or this PyTorch has no CUDA; use cpu")
-    if dry_run:
-        chosen = replace(chosen, **chosen.small)
+    on = device_of(device)
+    if not 0 <= seed < 2**63:
+        raise TrainingError(f"--seed {seed}: give a whole number from 0 to 2**63 - 1")
+    given = {setting.partition("=")[0] for setting in settings or ()}
+    small = {k: v for k, v in chosen.small.items() if dry_run and k not in given}
+    reduced = {k: getattr(chosen, k) for k, v in small.items() if getattr(chosen, k) != v}
+    chosen = replace(chosen, **small)
+    folder = output or Path("facedeid-train") / recipe
+    if data and not dry_run:
+        _make(folder)
     faces = load_faces(data or [], size=chosen.side, limit=limit)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = output or Path("facedeid-train") / recipe
         place = Path(scratch) if dry_run else folder
-        task = chosen.task(faces, teacher or [], place, torch.device(device), seed)
+        task = chosen.task(faces, teacher or [], place, on, seed)
         options = Options(
             out=place,
             budget=allowed,
@@ -88,8 +94,20 @@ def train(
             bf16=bf16,
             seed=seed,
             dry_run=dry_run,
+            reduced=reduced,
         )
         outcome = run(chosen, task, options, say=out.print)
     if not dry_run:
         state = "finished" if outcome.finished else "stopped by the budget; run again to go on"
         out.print(f"{folder / recipe}.safetensors: step {outcome.step}, {state}")
+
+
+def _make(folder: Path) -> None:
+    """The folder, before work is done whose result could not be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OutputError(
+            f"-o {folder}: {error.strerror}; name a folder that can be made and written to"
+        ) from error

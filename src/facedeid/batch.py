@@ -399,6 +399,9 @@ def protect_folder(
     Raises:
         OptionError: before anything is written, an option or a plan cannot be followed.
         OutputError: before anything is written, something would be overwritten.
+        WeightsError: before anything is written, weights are not here.
+        PrivacyError: before anything is written, OpenDP is not installed.
+        FacedeidError: a worker process died.
     """
     if jobs < 1:
         raise OptionError(f"--jobs must be at least 1, got {jobs}")

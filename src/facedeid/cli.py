@@ -115,7 +115,8 @@ def protect(
     min_face: MinFace = 24,
     require: Require = "library",
     recognizer: Annotated[
-        list[str] | None, typer.Option(help="Recogniser that verifies (repeatable); all.")
+        list[str] | None,
+        typer.Option(help="Who verifies, in place of dlib and facedeid-mobile (repeatable)."),
     ] = None,
     on_unprotected: Annotated[
         Literal["fail", "blur", "skip", "release"],

@@ -73,6 +73,12 @@ class Settings:
     """Everything a run needs to know besides the photos; plain values, so it travels to workers.
 
     `require` names the operating point that counts as a match (`library`, `best`, `far=1e-3`).
+    `detector` is "hog", "cnn" or the path of a YuNet file; `min_face` the side of the smallest face
+    looked for, in pixels (10 or more); `recognizers` who verifies (None: dlib and facedeid-mobile).
+    `on_unprotected` says what becomes of a photo in which a face is still recognised (`fail`: it is
+    withheld; `blur` that face; `skip` the photo, without an error; `release` it all the same),
+    `on_no_face` of one in which none was found (`copy`, `skip`, `fail`), `metadata` what is kept
+    (`strip`, `keep-safe`, `keep`).
     `keep` and `only` take face numbers, regions `left,top,right,bottom`, or paths of reference
     photos of a person. `seed` makes random methods repeatable; without it they draw from the
     operating system. `subject` says on whose privacy budget a release is charged, `ledger`
@@ -605,11 +611,14 @@ def protect(
         options: further fields of `Settings`. Here `on_no_face` is `fail` unless given.
 
     Returns:
-        The result; `.image` is the array, `.report` what happened to each face.
+        The result; `.image` is the array (it raises UnprotectedError where the photo was skipped),
+        `.report` what happened to each face.
 
     Raises:
         OptionError: an option is wrong.
         PhotoError: the image cannot be read.
+        WeightsError: the weights of a recogniser or a method are not here.
+        PrivacyError: a budget is spent, or OpenDP is not installed.
         NoFaceError: no face was found and `on_no_face` is `fail`.
         UnprotectedError: a face is still recognised and `on_unprotected` is `fail` or `blur`.
     """

@@ -478,3 +478,20 @@ def test_loading_something_else(tmp_path):
         OnnxGraph.load(tmp_path / "b.safetensors")
     with pytest.raises(WeightsError, match="cannot be read"):
         OnnxGraph.load(tmp_path / "c.safetensors")
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_file_made_for_one_picture_takes_several(tmp_path, flat):
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Reshape", ["a", "shape"], ["b" if flat else "y"]),
+    ]
+    constants = {"w": normal(2, 3, 3, 3), "shape": ints(1, -1)}
+    if flat:
+        nodes.append(helper.make_node("Gemm", ["b", "v"], ["y"]))
+        constants["v"] = normal(2 * 4 * 4, 5, seed=1)
+    path = save(tmp_path / "one.onnx", nodes, (1, 3, 6, 6), constants)
+    net, x = OnnxGraph.from_onnx(path), normal(3, 3, 6, 6, seed=2)
+    want = np.concatenate([reference(path, x[i : i + 1]) for i in range(3)])
+    for _ in range(2):
+        np.testing.assert_allclose(net(torch.from_numpy(x)).numpy(), want, atol=1e-5)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from facedeid.errors import OptionError
 from facedeid.faces import align, detect, frame
+from facedeid.models import Recognizer
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +29,13 @@ def photos(tmp_path_factory, astronaut, hopper) -> Path:
     beside = folder.parent / "faces_landmarks.npz"
     np.savez(beside, names=np.array(names), points=np.array(points, np.float16))
     return folder
+
+
+@pytest.fixture
+def no_threshold(monkeypatch):
+    """Recognisers of which no operating point is known, as IR-SE50."""
+
+    def unknown(self, require="library"):
+        raise OptionError("no such operating point")
+
+    monkeypatch.setattr(Recognizer, "threshold", unknown)

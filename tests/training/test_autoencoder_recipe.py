@@ -54,6 +54,11 @@ def test_reconstructions_come_nearer_and_the_contest_begins_when_it_should(train
     assert {"perceptual", "ssim", "kept dlib"} <= set(outcome.figures)
 
 
+def test_figures_where_no_threshold_is_known(trained, no_threshold):
+    _, outcome, task = trained
+    assert set(task.evaluate(task.model.eval())) == set(outcome.figures) - {"kept dlib"}
+
+
 def test_the_file_holds_the_pair_and_its_mean_latent(trained):
     out, _, _ = trained
     state = load_file(out / "autoencoder.safetensors")

@@ -120,3 +120,69 @@ def test_all_held_out_is_an_error(photos):
     faces = load_faces([photos], size=32).part(held_out=True)
     with pytest.raises(TrainingError, match="for training"):
         faces.part(held_out=False)
+
+
+@pytest.mark.parametrize("size", [0, 60, 1000])
+def test_landmarks_that_are_cut_off(size, photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "faces")
+    whole = (photos.parent / "faces_landmarks.npz").read_bytes()
+    (tmp_path / "faces_landmarks.npz").write_bytes(whole[:size])
+    with pytest.raises(TrainingError, match=r"faces_landmarks\.npz is not a file of landmarks"):
+        load_faces([tmp_path / "faces"], size=32)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"name,identity\nastronaut0.7\n", "line 2 lacks"),
+        (b"name,identity\nastronaut0.7,\n", "line 2 lacks"),
+        ("name,identity\nastronaut0.7,Zo\u00eb\n".encode("latin-1"), "UTF-8"),
+        (b"name,identity\na," + b"b" * 200_000, "not a readable CSV"),
+    ],
+)
+def test_identities_must_be_readable(data, message, photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "faces")
+    (tmp_path / "faces_identities.csv").write_bytes(data)
+    with pytest.raises(TrainingError, match=f"faces_identities.csv.*{message}"):
+        load_faces([tmp_path / "faces"], size=32)
+
+
+def test_photos_that_are_too_large_or_none(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(TrainingError, match=r"astronaut0\.7\.png is not a readable photo"):
+        load_faces([photos], size=32)
+    (tmp_path / "faces/folder.png").mkdir(parents=True)
+    with pytest.raises(TrainingError, match=r"folder\.png cannot be read"):
+        load_faces([tmp_path / "faces"], size=32)
+
+
+@pytest.fixture
+def twice(photos, tmp_path):
+    """Two photos of the same name in different folders, and one of its own name."""
+    for place, name in (("a", "hopper1.0"), ("b", "astronaut1.0"), ("b", "hopper1.1")):
+        (tmp_path / "faces" / place).mkdir(parents=True, exist_ok=True)
+        stem = "same" if name.endswith("1.0") else name
+        shutil.copy(photos / f"{name}.png", tmp_path / "faces" / place / f"{stem}.png")
+    return tmp_path / "faces"
+
+
+def test_photos_of_the_same_name_are_different_people(twice, tmp_path):
+    assert load_faces([twice], size=32).keys == ("a/same", "hopper1.1", "b/same")
+    with tarfile.open(tmp_path / "faces.tar", "w") as tar:
+        tar.add(twice, ".")
+    assert set(load_faces([tmp_path / "faces.tar"], size=32).keys) == {
+        "a/same",
+        "hopper1.1",
+        "b/same",
+    }
+
+
+@pytest.mark.parametrize("beside", ["landmarks.npz", "identities.csv"])
+def test_photos_of_the_same_name_have_no_landmarks_or_identities(beside, twice, tmp_path):
+    if beside.endswith("csv"):
+        (tmp_path / f"faces_{beside}").write_text("name,identity\nsame,x\n")
+    else:
+        names, points = np.array(["same", "hopper1.1"]), np.zeros((2, 68, 2))
+        np.savez(tmp_path / f"faces_{beside}", names=names, points=points)
+    with pytest.raises(TrainingError, match=r"a/same\.png and b/same\.png"):
+        load_faces([twice], size=32)

@@ -1,6 +1,7 @@
 """The recipe of the network that ships: with dlib as the one guide, on two people's portraits."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from facedeid.random import stream
 from facedeid.training.data import load_faces
 from facedeid.training.diversity import diverse, jittered_landmarks
 from facedeid.training.loop import Options, train
-from facedeid.training.prepared import Rivals, drift, shade
+from facedeid.training.prepared import Prepared, Rivals, drift, shade
 from facedeid.training.recipes import configured
 
 CPU = torch.device("cpu")
@@ -57,6 +58,43 @@ def test_the_adversary_learns_and_is_not_exported(trained):
     net = EmbeddingNet(width=0.25, levels=3)
     load_official(net, {k.removeprefix("net."): v.float() for k, v in state.items()})
     assert set(outcome.figures) >= {"rejected dlib", "ssim", "perceptual"}
+
+
+def test_figures_where_no_threshold_is_known(trained, no_threshold):
+    _, outcome, task = trained
+    assert set(task.evaluate(task.model.eval())) == set(outcome.figures) - {"rejected dlib"}
+
+
+def test_first_weights_follow_the_seed(photos, tmp_path):
+    recipe = configured("feature-embedding", list(SMALL))
+    faces = load_faces([photos], size=64)
+    one, two, other = (
+        recipe.task(faces, [], tmp_path, CPU, seed).model.state_dict() for seed in (3, 3, 4)
+    )
+    assert all(torch.equal(one[key], value) for key, value in two.items())
+    for part in ("net.", "critic."):
+        assert any(not torch.equal(one[k], v) for k, v in other.items() if k.startswith(part))
+
+
+def test_embeddings_are_kept_for_the_same_photos_alone(photos, tmp_path):
+    faces, guide = load_faces([photos], size=64), Models().recognizer("dlib")
+    others = replace(faces, images=faces.images.flip(0))
+    moved = replace(faces, landmarks=faces.landmarks + 3)
+    file, first = tmp_path / "own-dlib.pt", Prepared.of(faces, [guide], tmp_path / "own")
+    written = file.read_bytes()
+    again = Prepared.of(faces, [guide], tmp_path / "own")
+    assert torch.equal(first.own["dlib"], again.own["dlib"])
+    assert file.read_bytes() == written
+    for changed in (others, moved):
+        found = Prepared.of(changed, [guide], tmp_path / "own").own["dlib"]
+        assert torch.equal(found, Prepared.of(changed, [guide], tmp_path / "new").own["dlib"])
+        assert not torch.equal(found, first.own["dlib"])
+    for damaged in (written[:100], b""):
+        file.write_bytes(damaged)
+        assert torch.equal(
+            Prepared.of(faces, [guide], tmp_path / "own").own["dlib"], first.own["dlib"]
+        )
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_run_goes_on_where_it_stopped(photos, tmp_path):

@@ -52,6 +52,18 @@ def test_the_compact_network_starts_as_the_identity_and_learns(compact):
     assert set(outcome.figures) >= {"rejected dlib", "swapped", "own ssim", "ssim"}
 
 
+def test_figures_where_no_threshold_is_known(compact, no_threshold):
+    _, outcome, task = compact
+    assert set(task.evaluate(task.model.eval())) == set(outcome.figures) - {"rejected dlib"}
+
+
+def test_first_weights_follow_the_seed(photos, tmp_path):
+    recipe = configured("identity-dp", COMPACT)
+    faces = load_faces([photos], size=64)
+    one, two = (recipe.task(faces, [], tmp_path, CPU, 3).model.state_dict() for _ in range(2))
+    assert all(torch.equal(one[key], value) for key, value in two.items())
+
+
 def test_a_run_writes_its_model_card(compact):
     out, outcome, _ = compact
     text = (out / "identity-dp.md").read_text()

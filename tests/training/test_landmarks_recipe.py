@@ -1,10 +1,12 @@
 """The landmark network: its recipe on two people's portraits, and what ships on real faces."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
+from facedeid.errors import TrainingError
 from facedeid.faces import align, detect, frame
 from facedeid.losses import displacement
 from facedeid.models import Models
@@ -27,6 +29,28 @@ def test_it_learns_where_features_are(photos, tmp_path):
     assert (tmp_path / "changed.pt").exists()
     again = recipe.task(load_faces([photos], size=256), [], tmp_path, torch.device("cpu"), 3)
     assert torch.equal(again.training.landmarks, task.training.landmarks)
+
+
+def test_changed_photos_are_kept_for_the_same_ones_alone(photos, tmp_path):
+    recipe, cpu = configured("landmarks", ["changed=4"]), torch.device("cpu")
+    faces = load_faces([photos], size=256)
+    first = recipe.task(faces, [], tmp_path, cpu, 3)
+    written = (tmp_path / "changed.pt").read_bytes()
+    (tmp_path / "changed.pt").write_bytes(written[:100])
+    again = recipe.task(faces, [], tmp_path, cpu, 3)
+    assert torch.equal(again.training.images, first.training.images)
+    for key, value in again.model.state_dict().items():
+        assert torch.equal(first.model.state_dict()[key], value)
+    lighter = replace(faces, images=faces.images.clamp_min(90))
+    other = recipe.task(lighter, [], tmp_path, cpu, 3)
+    assert not torch.equal(other.training.images[-4:], first.training.images[-4:])
+
+
+def test_it_has_no_other_teacher(photos, tmp_path):
+    with pytest.raises(TrainingError, match=r"--teacher dlib: leave it out"):
+        configured("landmarks").task(
+            load_faces([photos], size=32), ["dlib"], tmp_path, torch.device("cpu"), 3
+        )
 
 
 @pytest.mark.parametrize("name", ["astronaut", "hopper"])

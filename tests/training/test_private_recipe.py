@@ -63,6 +63,25 @@ def test_it_starts_from_the_encoder_that_ships_and_learns_to_lower_the_likeness(
     assert all(torch.equal(v, generator[k]) for k, v in pair.generator.state_dict().items())
 
 
+def test_figures_where_no_threshold_is_known(trained, no_threshold):
+    _, outcome, task, _ = trained
+    left_out = {name for name in outcome.figures if name.startswith("rejected")}
+    assert set(task.evaluate(task.model.eval())) == set(outcome.figures) - left_out
+
+
+def test_first_weights_follow_the_seed(photos, tmp_path):
+    recipe = configured("private-encoder", SMALL)
+    faces = load_faces([photos], size=128)
+    one, two = (recipe.task(faces, [], tmp_path, CPU, 3).model.state_dict() for _ in range(2))
+    assert all(torch.equal(one[key], value) for key, value in two.items())
+
+
+def test_a_batch_of_one_face_is_refused(photos, tmp_path):
+    recipe = configured("private-encoder", [*SMALL, "batch=1"])
+    with pytest.raises(TrainingError, match="two faces"):
+        recipe.task(load_faces([photos], size=128), [], tmp_path, CPU, 3)
+
+
 def test_it_may_begin_with_the_network_that_ships(photos, tmp_path):
     recipe = configured("private-encoder", [*SMALL, "continued=true"])
     task = recipe.task(load_faces([photos], size=128), [], tmp_path, CPU, 3)

@@ -18,7 +18,7 @@ from facedeid.training.distortions import FAMILIES, Distortions
 from facedeid.training.loop import Options, train
 from facedeid.training.perceptual import _rank_correlation, inherited
 from facedeid.training.recipes import RECIPES, configured
-from facedeid.training.recognizer import _joined, _principal
+from facedeid.training.recognizer import _joined, _principal, load_teacher
 
 CPU = torch.device("cpu")
 RECOGNIZER = (
@@ -120,6 +120,17 @@ def test_teachers_can_come_as_safetensors(photos, tmp_path):
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
+@pytest.mark.parametrize("name", ["damaged.safetensors", "foreign.safetensors", "text.pth"])
+def test_teachers_that_are_none(name, tmp_path):
+    path = tmp_path / name
+    if name.startswith("foreign"):
+        save_file({"stem.weight": torch.zeros(2)}, path)
+    else:
+        path.write_bytes(b"\x10" + 7 * b"\0" + b"{" if "damaged" in name else b"not a network")
+    with pytest.raises(TrainingError, match=f"--teacher .*{name}: "):
+        load_teacher(str(path), CPU)
+
+
 def test_targets_keep_the_teachers_cosines():
     parts = [torch.randn(200, 6) + 3, torch.randn(200, 9) - 1]
     centres, rotation = _principal(parts, 15)
@@ -206,6 +217,15 @@ def test_settings():
         ("recognizer", "lr", "name=value"),
         ("recognizer", "lr=fast", "not a number"),
         ("recognizer", "batch=2.5", "expected int"),
+        ("recognizer", "batch=0", "batch=0: 1 at least"),
+        ("recognizer", "steps=-3", "steps=-3: 1 at least"),
+        ("recognizer", "lr=-1", "lr=-1: 0 at least"),
+        ("recognizer", "lr=NaN", "not a finite number"),
+        ("recognizer", "ema=1.5", r"ema=1\.5: 0 at least, 1 at most"),
+        ("recognizer", "weight_decay=-1", "weight_decay=-1: 0 at least"),
+        ("recognizer", 'widths=["a"]', "expected a list of int"),
+        ("feature-embedding", "guides=[1]", "expected a list of str"),
+        ("identity-dp", "shares=[1, true, 0, 0, 0]", "expected a list of float"),
     ],
 )
 def test_refuses_other_settings(name, setting, message):
@@ -241,11 +261,34 @@ def test_command_line(photos, tmp_path, capsys):
 
 def test_dry_run_of_the_command_writes_nothing(photos, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = [part for s in RECOGNIZER[:6] for part in ("--set", s)]
+    settings = [part for s in RECOGNIZER for part in ("--set", s)]
     data = ["--data", str(photos), "--teacher", "dlib"]
     command("train", "recognizer", *data, *settings, "--dry-run")
-    assert "minutes for 16 steps" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "minutes for 16 steps" in told
+    assert '"shard": 24' in told
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_tells_no_total_where_it_is_smaller_than_the_run(photos, tmp_path, capsys):
+    settings = [part for s in RECOGNIZER[:7] for part in ("--set", s)]
+    data = ["--data", str(photos), "--teacher", "dlib"]
+    command("train", "recognizer", *data, *settings, "--dry-run")
+    told = capsys.readouterr().out
+    assert "minutes" not in told
+    assert "s a step with shards_first=5, shards_last=5;" in told
+    assert "--set shards_first=8 --set shards_last=64" in told
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_output_that_cannot_be_a_folder(place, photos, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    arguments = ["recognizer", "--data", str(photos), "--teacher", "none.onnx"]
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *arguments, "-o", str(tmp_path / place)])
+    assert stop.value.code == 1
+    assert "name a folder that can be made" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -254,6 +297,8 @@ def test_dry_run_of_the_command_writes_nothing(photos, tmp_path, capsys, monkeyp
         (["recognizer"], "no training data"),
         (["portrait"], "no recipe is called"),
         (["recognizer", "--budget", "soon"], "8m"),
+        (["recognizer", "--seed", "-1"], "--seed -1: give a whole number"),
+        (["recognizer", "--seed", str(2**63)], "from 0 to"),
     ],
 )
 def test_command_line_says_what_is_wrong(arguments, message, capsys):

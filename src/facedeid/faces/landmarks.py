@@ -82,6 +82,8 @@ def from_landmarks(landmarks: ArrayLike) -> Face:
 
 
 def _check(rgb8: NDArray[Any]) -> None:
+    if not isinstance(rgb8, np.ndarray):
+        raise OptionError(f"photo must be an array, H×W×3 uint8, got {type(rgb8).__name__}")
     if rgb8.ndim != 3 or rgb8.shape[2] != 3 or rgb8.dtype != np.uint8 or 0 in rgb8.shape:
         raise OptionError(f"photo must be H×W×3 uint8, got {rgb8.shape} {rgb8.dtype}")
 

@@ -169,10 +169,6 @@ class Perturbation(Problem):
         weights = x.new_tensor([1, 1, 1, self.expression])[: len(signs)]
         return torch.einsum("k,knld->nld", weights, signs)[None]
 
-    def decoded(self, codes: Tensor, found: Inverted) -> Tensor:
-        """What the generator makes of codes of these faces, registered if that is asked for."""
-        return found.registered(self.generator.decode(codes)[0], self.detail, self.residue)
-
     @torch.no_grad()
     def _note(self, x: Tensor, shown: Tensor, apart: Tensor, rows: Tensor) -> None:
         """History, and the best code so far: the first that passes τ, else the farthest."""
@@ -325,7 +321,9 @@ class Fsap(Adversarial):
         rule = Steps(self.identity_step, self.attribute_step, inner, self.momentum)
         codes, converged = perturb(problem, rule, self.iterations)
         with torch.no_grad():
-            result = found.full(faces, problem.decoded(codes, found), self.detail, self.residue)
+            # in float32, as `base` is: an unchanged code changes nothing
+            made = found.registered(pair.decode(codes), self.detail, self.residue)
+            result = found.full(faces, made, self.detail, self.residue)
         facts = [
             {
                 "converged": bool(converged[n]),

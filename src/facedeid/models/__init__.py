@@ -9,7 +9,7 @@ from facedeid.models.crops import (
     PSP_CROP,
     Crop,
 )
-from facedeid.models.holder import Models
+from facedeid.models.holder import Models, device_of
 from facedeid.models.identities import CODED, identity_codes, lookalikes
 from facedeid.models.naming import recognizer_name
 from facedeid.models.recognizers import Metric, Recognizer, RecognizerSpec
@@ -30,6 +30,7 @@ __all__ = [
     "Models",
     "Recognizer",
     "RecognizerSpec",
+    "device_of",
     "identity_codes",
     "lookalikes",
     "recognizer_name",

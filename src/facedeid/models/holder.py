@@ -26,9 +26,29 @@ from facedeid.nets.style_pair import LatentPair, StylePair
 from facedeid.weights import shipped
 from facedeid.weights.loading import load_state
 
-__all__ = ["Models"]
+__all__ = ["Models", "device_of"]
 
 _Net = TypeVar("_Net", bound=nn.Module)
+
+
+def device_of(text: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        OptionError: it is neither cpu nor cuda, or not in this machine.
+    """
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise OptionError(f"--device {text}: use cpu or cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise OptionError(f"--device {text}: use cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise OptionError(f"--device {text}: this machine or this PyTorch has no CUDA; use cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise OptionError(f"--device {text}: there are {count} CUDA devices, numbered from 0")
+    return device
 
 
 class Models:
@@ -42,12 +62,7 @@ class Models:
     """
 
     def __init__(self, device: str = "cpu") -> None:
-        try:
-            self.device = torch.device(device)
-        except RuntimeError:
-            raise OptionError(f"--device {device}: use cpu or cuda") from None
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise OptionError("--device cuda: this machine or this PyTorch has no CUDA; use cpu")
+        self.device = device_of(device)
         self._recognizers: dict[str, Recognizer] = {}
         self._pairs: dict[str, nn.Module] = {}
         self.album = Album()

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from facedeid.errors import OptionError, WeightsError
@@ -52,6 +53,7 @@ class OnnxGraph(nn.Module):
         self._steps = _compile(graph, slots)
         self._slots = len(slots)
         self._result = slots[graph.output]
+        self._apart = False
         self.eval()
 
     @classmethod
@@ -79,10 +81,28 @@ class OnnxGraph(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Run the network on N×... of the declared shape, in the module's dtype.
 
+        Of files made for a batch of fixed size, some write that size down on the way (a `Reshape`
+        to 1×-1) and would join pictures; they get them in batches of that size.
+
         Raises:
             OptionError: the input has another shape.
         """
         self._check(x)
+        declared = self.graph.shape[0] if self.graph.shape else None
+        if declared in (None, len(x)):
+            return self._run(x)
+        if not self._apart:
+            try:
+                whole = self._run(x)
+            except RuntimeError:
+                self._apart = True
+            else:
+                self._apart = whole.ndim == 0 or len(whole) != len(x)
+        if not self._apart:
+            return whole
+        return torch.cat([self._run(part) for part in torch.split(x, declared)])
+
+    def _run(self, x: Tensor) -> Tensor:
         values: list[Tensor | None] = [None] * self._slots
         for slot, name in self._constants:
             values[slot] = self._buffers[name]

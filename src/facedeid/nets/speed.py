@@ -21,11 +21,13 @@ def channels_last(model: _Net) -> _Net:
 
 
 def fast_bf16(device: str) -> bool:
-    """Whether bfloat16 pays: on GPUs, and on CPUs with instructions for it (elsewhere it is
-    emulated, many times slower than float32).
+    """Whether bfloat16 pays: on GPUs from compute capability 8.0, and on CPUs with instructions for
+    it (elsewhere it is emulated, many times slower than float32).
     """
+    if device.startswith("cuda"):
+        return not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] >= 8
     if not device.startswith("cpu"):
-        return True
+        return False
     if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper().startswith(("SSE", "AVX2")):
         return False  # oneDNN was told to leave those instructions alone
     known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()

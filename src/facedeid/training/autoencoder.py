@@ -38,6 +38,7 @@ from facedeid.training.prepared import (
     networks,
     numbers,
     ramp,
+    rejected,
     sheet,
 )
 from facedeid.weights.loading import load_state
@@ -351,8 +352,9 @@ class AutoencoderTask:
             found.setdefault("ssim pasted", []).append(ssim(batch.cover, face))
             for guide in self.guides:
                 vectors = guide.embed(made, batch.landmarks)
-                kept = guide.distance(vectors, batch.own[guide.name]) < guide.threshold("best")
-                found.setdefault(f"kept {guide.name}", []).append(kept.float())
+                far = rejected(guide, vectors, batch.own[guide.name])
+                if far is not None:
+                    found.setdefault(f"kept {guide.name}", []).append((~far).float())
         return {name: torch.cat(values).mean().item() for name, values in found.items()}
 
     @torch.no_grad()

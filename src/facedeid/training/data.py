@@ -9,7 +9,9 @@ average face in the frame are taken; without identities every photo is a person 
 import csv
 import io
 import tarfile
+import zipfile
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from facedeid.errors import TrainingError
@@ -31,6 +33,7 @@ T = TypeVar("T")
 SUFFIXES = frozenset({".webp", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 HELD_OUT_OF = 10
 """One key in so many is held out."""
+_ZIP = (zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +94,14 @@ def load_faces(sources: Sequence[Path], *, size: int, limit: int | None = None) 
     images, landmarks, keys = [], [], []
     for source in sources:
         points, identities = _landmarks(source), _identities(source)
-        found = list(_decoded(source, size, limit))
+        by_stem = points is not None or bool(identities)
+        found = list(_decoded(source, size, limit, by_stem=by_stem))
         if not found:
             raise TrainingError(f"{source} holds no photo ({', '.join(sorted(SUFFIXES))})")
-        for stem, image, side in found:
+        for key, image, side in found:
             images.append(image)
-            landmarks.append(_scaled(points, stem, side, size, source))
-            keys.append(identities.get(stem, stem))
+            landmarks.append(_scaled(points, key, side, size, source))
+            keys.append(identities.get(key, key))
     return Faces(
         torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(),
         torch.from_numpy(np.stack(landmarks)),
@@ -117,14 +121,14 @@ def _scaled(
 
 
 def _decoded(
-    source: Path, size: int, limit: int | None
+    source: Path, size: int, limit: int | None, *, by_stem: bool
 ) -> Iterator[tuple[str, NDArray[np.uint8], int]]:
-    """Stem, photo (size×size×3) and the side it had, of each photo of a source."""
-    for name, data in _files(source, limit):
+    """Key, photo (size×size×3) and the side it had, of each photo of a source."""
+    for key, name, data in _files(source, limit, by_stem=by_stem):
         try:
             with Image.open(io.BytesIO(data)) as opened:
                 photo = opened.convert("RGB")
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise TrainingError(f"{source}: {name} is not a readable photo: {error}") from error
         if photo.width != photo.height:
             raise TrainingError(
@@ -134,26 +138,56 @@ def _decoded(
         side = photo.width
         if side != size:
             photo = photo.resize((size, size), Image.Resampling.LANCZOS)
-        yield Path(name).stem, np.asarray(photo), side
+        yield key, np.asarray(photo), side
 
 
-def _files(source: Path, limit: int | None) -> Iterator[tuple[str, bytes]]:
+def _files(source: Path, limit: int | None, *, by_stem: bool) -> Iterator[tuple[str, str, bytes]]:
+    """Key, name within the source and content of each photo."""
     if source.is_dir():
         paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
-        for path in _spread(paths, limit):
-            yield path.name, path.read_bytes()
+        keys = _keys([p.relative_to(source) for p in paths], source, by_stem=by_stem)
+        for key, path in _spread(list(zip(keys, paths, strict=True)), limit):
+            name = path.relative_to(source).as_posix()
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                raise TrainingError(f"{source}: {name} cannot be read: {error}") from error
+            yield key, name, data
         return
     if not source.is_file():
         raise TrainingError(f"{source} does not exist; name a folder or a tar archive of photos")
     try:
         with tarfile.open(source) as archive:
             members = [m for m in archive if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES]
-            for member in _spread(members, limit):
+            keys = _keys([Path(m.name) for m in members], source, by_stem=by_stem)
+            for key, member in _spread(list(zip(keys, members, strict=True)), limit):
                 file = archive.extractfile(member)
                 assert file is not None
-                yield member.name, file.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
+                yield key, member.name, file.read()
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise TrainingError(f"{source} is not a readable tar archive: {error}") from error
+
+
+def _keys(names: Sequence[Path], source: Path, *, by_stem: bool) -> list[str]:
+    """A photo's key: its stem; where photos in several folders have that, its path.
+
+    Raises:
+        TrainingError: there are such photos, and `by_stem` landmarks or identities are given.
+    """
+    places: dict[str, dict[Path, Path]] = defaultdict(dict)
+    for name in names:
+        places[name.stem].setdefault(name.parent, name)
+    for same in places.values():
+        if by_stem and len(same) > 1:
+            one, two, *_ = (name.as_posix() for name in same.values())
+            raise TrainingError(
+                f"{source}: {one} and {two} have the same name, by which their landmarks and"
+                " identities are found; rename one"
+            )
+    return [
+        name.stem if len(places[name.stem]) == 1 else name.with_suffix("").as_posix()
+        for name in names
+    ]
 
 
 def _spread(items: list[T], limit: int | None) -> list[T]:
@@ -171,9 +205,9 @@ def _landmarks(source: Path) -> dict[str, NDArray[np.float32]] | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             names, points = file["names"], file["points"].astype(np.float32)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, *_ZIP) as error:
         raise TrainingError(f"{path} is not a file of landmarks: {error}") from error
     if points.shape != (len(names), 68, 2):
         raise TrainingError(f"{path}: points must be N×68×2 for N names, got {points.shape}")
@@ -184,8 +218,16 @@ def _identities(source: Path) -> dict[str, str]:
     path = _beside(source, "_identities.csv")
     if not path.exists():
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        if not {"name", "identity"} <= set(rows.fieldnames or ()):
-            raise TrainingError(f"{path} must have the columns name and identity")
-        return {row["name"]: row["identity"] for row in rows}
+    identities = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            if not {"name", "identity"} <= set(rows.fieldnames or ()):
+                raise TrainingError(f"{path} must have the columns name and identity")
+            for row in rows:
+                if not row["name"] or not row["identity"]:
+                    raise TrainingError(f"{path}: line {rows.line_num} lacks a name or an identity")
+                identities[row["name"]] = row["identity"]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise TrainingError(f"{path} is not a readable CSV file in UTF-8: {error}") from error
+    return identities

@@ -40,6 +40,7 @@ from facedeid.training.prepared import (
     networks,
     numbers,
     ramp,
+    rejected,
     shade,
     sheet,
 )
@@ -103,7 +104,7 @@ class EmbeddingRecipe:
     """Whether the adversary is the larger one of `Rivals`: for a GPU."""
     continued: bool = False
     """Whether to begin with the network that ships instead of a new one."""
-    margin: float = 1.07
+    margin: float = 1.1
     """Multiplies the distance to keep from oneself (`prepared.MARGINS`)."""
     lookalikes: int = 128
     """Synthetic identities to choose from: those most like the face, by dlib."""
@@ -148,15 +149,17 @@ class EmbeddingTask:
         self.training = _Photos.of(training, recipe, models)
         self._held_out = None if held is None else _Photos.of(held, recipe, models)
         self.codes = identity_codes(models)
-        net = EmbeddingNet(
-            width=recipe.width,
-            levels=recipe.levels,
-            limit=recipe.limit,
-            conditioning=cast(Conditioning, recipe.conditioning),
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = EmbeddingNet(
+                width=recipe.width,
+                levels=recipe.levels,
+                limit=recipe.limit,
+                conditioning=cast(Conditioning, recipe.conditioning),
+            )
+            self.model: nn.Module = Rivals(net, thorough=recipe.thorough)
         if recipe.continued:
             net.load_state_dict(models.embedding.state_dict())
-        self.model: nn.Module = Rivals(net, thorough=recipe.thorough)
 
     def loss(self, model: Any, step: int) -> tuple[Tensor, dict[str, float]]:
         """Loss of one step; the same for the same seed and step."""
@@ -207,20 +210,20 @@ class EmbeddingTask:
         if self._held_out is None:
             return {}
         random, n = stream(self.seed, "feature-embedding", "test"), min(96, len(self._held_out))
-        rejected: dict[str, list[Tensor]] = {r.name: [] for r in self.guides}
+        strangers: dict[str, list[Tensor]] = {}
         costs: dict[str, list[Tensor]] = {"ssim": [], "perceptual": [], "moved": []}
         for _ in range(0, n, 12):
             batch, target = self._held_out.draw(12, random, self.device, plain=True)
             made = self._applied(model, batch, target)
             for recognizer in self.guides:
                 vectors = recognizer.embed(made, batch.landmarks)
-                far = recognizer.distance(vectors, batch.own[recognizer.name])
-                rejected[recognizer.name].append(far >= recognizer.threshold("best"))
+                far = rejected(recognizer, vectors, batch.own[recognizer.name])
+                if far is not None:
+                    strangers.setdefault(f"rejected {recognizer.name}", []).append(far.float())
             costs["ssim"].append(ssim(batch.cover, made))
             costs["perceptual"].append(self.distance(batch.cover, made))
             costs["moved"].append(displaced(self.models, batch.cover, made))
-        figures = {f"rejected {k}": torch.cat(v).float().mean().item() for k, v in rejected.items()}
-        return figures | {k: torch.cat(v).mean().item() for k, v in costs.items()}
+        return {k: torch.cat(v).mean().item() for k, v in (strangers | costs).items()}
 
     def _applied(
         self, model: nn.Module, batch: Batch, target: Tensor, strength: float = 1.0

@@ -41,6 +41,7 @@ from facedeid.training.prepared import (
     networks,
     numbers,
     ramp,
+    rejected,
     shade,
     sheet,
 )
@@ -150,12 +151,14 @@ class IdentityTask:
         self.recipe, self.device, self.seed = recipe, device, seed
         self.guides, self.models, self.distance = guides, models, distance
         self.training, self._held_out = Prepared.parts(data, guides, out)
-        net = IdentityNet(width=recipe.width, doublings=recipe.doublings, limit=recipe.limit)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = IdentityNet(width=recipe.width, doublings=recipe.doublings, limit=recipe.limit)
+            self.model: nn.Module = Rivals(net, thorough=recipe.thorough)
         net.centre = self.training.own["dlib"].mean(0)
         if recipe.continued:
             net.load_state_dict(models.identity.state_dict())
         self.net = net
-        self.model: nn.Module = Rivals(net, thorough=recipe.thorough)
 
     def loss(self, model: Any, step: int) -> tuple[Tensor, dict[str, float]]:
         """Loss of one step; the same for the same seed and step."""
@@ -257,8 +260,9 @@ class IdentityTask:
             made = self._within(batch, model(batch.cover, direction))
             for recognizer in self.guides:
                 vectors = recognizer.embed(made, batch.landmarks)
-                far = recognizer.distance(vectors, batch.own[recognizer.name])
-                note(f"rejected {recognizer.name}", far >= recognizer.threshold("best"))
+                far = rejected(recognizer, vectors, batch.own[recognizer.name])
+                if far is not None:
+                    note(f"rejected {recognizer.name}", far)
             note("ssim", ssim(batch.cover, made))
             note("perceptual", self.distance(batch.cover, made))
             dlib = next(r for r in self.guides if r.name == "dlib")

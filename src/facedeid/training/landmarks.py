@@ -30,7 +30,7 @@ from facedeid.nets.residual import small
 from facedeid.random import stream
 from facedeid.training.data import Faces, mirrored
 from facedeid.training.degrade import blurred, coloured, compressed, shrunk
-from facedeid.training.prepared import CHUNK
+from facedeid.training.prepared import CHUNK, cached, digest
 
 __all__ = ["LandmarksRecipe", "LandmarksTask"]
 
@@ -64,7 +64,15 @@ class LandmarksRecipe:
     def task(
         self, data: Faces, teachers: Sequence[str], out: Path, device: torch.device, seed: int
     ) -> "LandmarksTask":
-        """Everything the loop needs; the teacher is dlib's predictor."""
+        """Everything the loop needs; the teacher is dlib's predictor.
+
+        Raises:
+            TrainingError: another teacher is named.
+        """
+        if teachers:
+            raise TrainingError(
+                f"--teacher {' '.join(teachers)}: leave it out; landmarks are learned from dlib's"
+            )
         return LandmarksTask(self, data, out, device, seed)
 
 
@@ -75,7 +83,9 @@ class LandmarksTask:
         self, recipe: LandmarksRecipe, data: Faces, out: Path, device: torch.device, seed: int
     ) -> None:
         self.recipe, self.device, self.seed = recipe, device, seed
-        self.model: nn.Module = LandmarkNet()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.model: nn.Module = LandmarkNet()
         training = data.part(held_out=False)
         models = Models(str(device))
         changed = _changed(training, recipe.changed, models, out / "changed.pt", seed)
@@ -171,12 +181,13 @@ def _some(faces: Faces, count: int) -> Faces:
 
 def _changed(faces: Faces, count: int, models: Models, cache: Path, seed: int) -> Faces:
     """Photos as the networks that ship change them, with dlib's points: reduced."""
-    faces = _some(faces, count)
-    if cache.exists():
-        held = torch.load(cache, weights_only=True)
-        if len(held["images"]) == len(faces):
-            return Faces(held["images"], held["points"], faces.keys)
-    random, images, points = stream(seed, "landmarks", cache.stem), [], []
+    faces, random = _some(faces, count), stream(seed, "landmarks", cache.stem)
+    found = cached(cache, f"{digest(faces)} {seed}", lambda: _remade(faces, models, random))
+    return Faces(found["images"], found["points"], faces.keys)
+
+
+def _remade(faces: Faces, models: Models, random: torch.Generator) -> dict[str, Tensor]:
+    images, points = [], []
     for rows in torch.split(torch.arange(len(faces)), TOGETHER):
         cover = (faces.images[rows].float() / 127.5 - 1).to(models.device)
         masks = frame_masks(faces.landmarks[rows], cover.shape[-1]).to(cover)
@@ -185,9 +196,7 @@ def _changed(faces: Faces, count: int, models: Models, cache: Path, seed: int) -
         images.append(bytes_)
         points += [_placed(one.permute(1, 2, 0).contiguous().numpy()) for one in bytes_]
     found = _reduced(Faces(torch.cat(images), torch.from_numpy(np.stack(points)), faces.keys))
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"images": found.images, "points": found.landmarks}, cache)
-    return found
+    return {"images": found.images, "points": found.landmarks}
 
 
 def _made(cover: Tensor, landmarks: Tensor, models: Models, random: torch.Generator) -> Tensor:

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -102,6 +102,8 @@ class Options:
     seed: int = 0
     dry_run: bool = False
     """Build everything, run two steps, estimate the speed, write nothing."""
+    reduced: Mapping[str, Any] = field(default_factory=dict)
+    """What a run has for the settings that are smaller in a dry run: its time is not told then."""
     log_every: int = 50
     save_every: float = 300
     """Seconds between saved states (each with an evaluation and an export)."""
@@ -198,10 +200,21 @@ def train(
             saved = done = time.monotonic()
 
     if options.dry_run:
-        say(f"{pace:.2f} s a step, {recipe.steps * pace / 60:.0f} minutes for {recipe.steps} steps")
+        say(_estimate(recipe, pace, options.reduced))
     elif step > begun:
         figures = _saved(task, step, settings, model, average, optimiser, options, say)
     return Outcome(step, step >= recipe.steps, pace, figures)
+
+
+def _estimate(recipe: Recipe, pace: float, reduced: Mapping[str, Any]) -> str:
+    """What a dry run tells; no total where a run has other settings than those measured."""
+    if not reduced:
+        return (
+            f"{pace:.2f} s a step, {recipe.steps * pace / 60:.0f} minutes for {recipe.steps} steps"
+        )
+    measured = ", ".join(f"{name}={getattr(recipe, name)}" for name in reduced)
+    full = " ".join(f"--set {name}={value}" for name, value in reduced.items())
+    return f"{pace:.2f} s a step with {measured}; for the time of a whole run give {full}"
 
 
 def _spent(budget: float | None, elapsed: float, pace: float) -> bool:

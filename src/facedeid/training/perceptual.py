@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from facedeid.errors import FacedeidError, TrainingError
@@ -21,6 +20,7 @@ from facedeid.nets.lpips import CHANNELS, Lpips, lpips, lpips_state
 from facedeid.random import stream
 from facedeid.training.data import Faces
 from facedeid.training.distortions import FAMILIES, Distortions
+from facedeid.weights.loading import load_state
 
 __all__ = ["PerceptualRecipe", "PerceptualTask", "inherited"]
 
@@ -66,7 +66,7 @@ class PerceptualRecipe:
                 " features and heads, with --teacher"
             )
         try:
-            teacher = lpips(lpips_state(*[load_file(path) for path in teachers]))
+            teacher = lpips(lpips_state(*[load_state(path) for path in teachers]))
         except (FacedeidError, OSError, ValueError) as error:
             raise TrainingError(f"--teacher {' '.join(teachers)}: {error}") from error
         if teacher.kind != "alex":

@@ -1,17 +1,20 @@
 """What recipes that change faces share: photos with own embeddings and masks, and losses."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from facedeid.errors import FacedeidError, TrainingError
+from facedeid.errors import FacedeidError, OptionError, TrainingError
 from facedeid.faces import frame_masks
 from facedeid.losses import away_from, displacement, towards
 from facedeid.models import Models, Recognizer
@@ -25,6 +28,7 @@ from facedeid.nets.patch_discriminator import (
 from facedeid.training.data import Faces, mirrored
 from facedeid.training.degrade import blurred, coloured, shrunk
 from facedeid.training.diversity import diverse, jittered_landmarks
+from facedeid.weights.loading import load_state
 
 __all__ = [
     "CAREFUL",
@@ -35,7 +39,9 @@ __all__ = [
     "adversarial",
     "alike",
     "around",
+    "cached",
     "comparable",
+    "digest",
     "displaced",
     "drift",
     "in_turn",
@@ -45,6 +51,7 @@ __all__ = [
     "numbers",
     "r1",
     "ramp",
+    "rejected",
     "shade",
     "sheet",
 ]
@@ -91,7 +98,7 @@ def networks(
     models = Models(str(device))
     try:
         found = [models.recognizer(guide) for guide in guides]
-        parts = [load_file(path) for path in teachers]
+        parts = [load_state(path) for path in teachers]
         distance = lpips(lpips_state(*parts)) if parts else models.perceptual
     except (FacedeidError, OSError, ValueError) as error:
         raise TrainingError(f"{name} cannot read its networks: {error}") from error
@@ -164,10 +171,10 @@ class Prepared:
     @classmethod
     def of(cls, faces: Faces, guides: Sequence[Recognizer], cache: Path) -> "Prepared":
         """Work out, or read from files whose names begin with `cache`, what the photos need."""
-        own = {
-            r.name: _embedded(r, faces, cache.with_name(f"{cache.name}-{r.name}.pt"))
-            for r in guides
-        }
+        key, own = digest(faces), {}
+        for r in guides:
+            path = cache.with_name(f"{cache.name}-{r.name}.pt")
+            own[r.name] = cached(path, key, partial(_embedded, r, faces))["own"]
         masks = torch.stack([_mask(points, faces.images.shape[-1]) for points in faces.landmarks])
         return cls(faces, masks, own)
 
@@ -215,22 +222,40 @@ class Prepared:
         )
 
 
+def digest(faces: Faces) -> str:
+    """Of photos and their landmarks: what was worked out from others is of no use for these."""
+    found = hashlib.sha256()
+    for part in (faces.images, faces.landmarks):
+        found.update(repr((part.dtype, tuple(part.shape))).encode())
+        found.update(part.contiguous().numpy().data)
+    return found.hexdigest()
+
+
+def cached(path: Path, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What a file holds, if it was written for the same key and is whole; else what `make` gives,
+    which is written there.
+    """
+    with contextlib.suppress(Exception):  # damaged files raise what they like
+        held = torch.load(path, weights_only=True)
+        if held["key"] == key:
+            values: dict[str, Tensor] = held["values"]
+            return values
+    made = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    torch.save({"key": key, "values": made}, part)
+    part.replace(path)
+    return made
+
+
 @torch.no_grad()
-def _embedded(recognizer: Recognizer, faces: Faces, cache: Path) -> Tensor:
-    if cache.exists():
-        held: Tensor = torch.load(cache, weights_only=True)
-        if len(held) == len(faces):
-            return held
+def _embedded(recognizer: Recognizer, faces: Faces) -> dict[str, Tensor]:
     rows = torch.split(torch.arange(len(faces)), CHUNK)
-    found = torch.cat(
-        [
-            recognizer.embed(faces.images[r].float() / 127.5 - 1, faces.landmarks[r]).cpu()
-            for r in rows
-        ]
-    )
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(found, cache)
-    return found
+    found = [
+        recognizer.embed(faces.images[r].float() / 127.5 - 1, faces.landmarks[r]).cpu()
+        for r in rows
+    ]
+    return {"own": torch.cat(found)}
 
 
 def _mask(points: Tensor, side: int) -> Tensor:
@@ -269,6 +294,15 @@ def lead(
         terms.append(away_from(recognizer.distance(vectors, own), margin * away * change).mean())
         terms.append(towards(recognizer.distance(vectors, other), goal).mean())
     return torch.stack(terms).mean()
+
+
+def rejected(recognizer: Recognizer, vectors: Tensor, own: Tensor) -> Tensor | None:
+    """Which faces its best threshold takes for somebody else, N booleans; None: none is known."""
+    try:
+        threshold = recognizer.threshold("best")
+    except OptionError:
+        return None
+    return recognizer.distance(vectors, own) >= threshold
 
 
 def sheet(rows: Sequence[Tensor]) -> Tensor:

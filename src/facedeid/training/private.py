@@ -39,11 +39,13 @@ from facedeid.training.prepared import (
     Rivals,
     adversarial,
     around,
+    comparable,
     displaced,
     in_turn,
     networks,
     numbers,
     ramp,
+    rejected,
     shade,
     sheet,
 )
@@ -112,10 +114,13 @@ class PrivateEncoderRecipe:
         self, data: Faces, teachers: Sequence[str], out: Path, device: torch.device, seed: int
     ) -> "PrivateTask":
         """Everything the loop needs; teachers are the files of LPIPS-AlexNet (or none)."""
+        comparable(self.batch)
         models, guides, distance = networks(self.name, self.guides, teachers, device)
         pair = _pair(self.name, self.pair, models)
         assert isinstance(pair, StylePair)
-        net = PrivateEncoder()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = PrivateEncoder()
         if self.continued:
             net.load_state_dict(models.private_encoder.state_dict())
         else:
@@ -255,7 +260,9 @@ class PrivateTask:
             for guide in guides
         }
         self.pair = pair
-        self.model: nn.Module = _Through(net, pair, thorough=recipe.thorough)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.model: nn.Module = _Through(net, pair, thorough=recipe.thorough)
 
     def similarity(self, guide: Recognizer, vectors: Tensor, own: Tensor) -> Tensor:
         """Cosine, N; of centred vectors where the recogniser's are not of unit length."""
@@ -349,8 +356,9 @@ class PrivateTask:
                     vectors, own = guide.embed(shown, batch.landmarks), batch.own[guide.name]
                     name = f"{guide.name} {level:g}"
                     found.setdefault(name, []).append(self.similarity(guide, vectors, own))
-                    far = guide.distance(vectors, own) >= guide.threshold("best")
-                    found.setdefault(f"rejected {name}", []).append(far.float())
+                    far = rejected(guide, vectors, own)
+                    if far is not None:
+                        found.setdefault(f"rejected {name}", []).append(far.float())
                 found.setdefault(f"ssim {level:g}", []).append(ssim(batch.cover, shown))
                 found.setdefault(f"mse {level:g}", []).append(mse(batch.cover, shown) / 4)
                 moves = displaced(self.models, batch.cover, shown)

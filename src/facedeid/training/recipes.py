@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from math import inf, isfinite
 from typing import Any
 
 from facedeid.errors import TrainingError
@@ -50,13 +51,22 @@ RECIPES: Mapping[str, type[AnyRecipe]] = {
     "private-encoder": PrivateEncoderRecipe,
     "private-encoder-paper": PaperEncoderRecipe,
 }
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "steps": (1, inf),
+    "epochs": (1, inf),
+    "batch": (1, inf),
+    "lr": (0, inf),
+    "weight_decay": (0, inf),
+    "ema": (0, 1),
+}
+"""Least and most of settings that any recipe may have."""
 
 
 def configured(name: str, settings: Sequence[str] = ()) -> AnyRecipe:
     """A recipe, with `name=value` settings (values as JSON, or a bare word) over its defaults.
 
     Raises:
-        TrainingError: no such recipe or setting, or a value of the wrong type.
+        TrainingError: no such recipe or setting, or a value of the wrong type or out of bounds.
     """
     if name not in RECIPES:
         raise TrainingError(f"no recipe is called {name!r}; there are: {', '.join(RECIPES)}")
@@ -70,6 +80,10 @@ def configured(name: str, settings: Sequence[str] = ()) -> AnyRecipe:
                 f"--set {setting}: write name=value; {name} has {', '.join(sorted(defaults))}"
             )
         changes[key] = _value(setting, text, defaults[key])
+        least, most = BOUNDS.get(key, (-inf, inf))
+        if key in BOUNDS and not least <= changes[key] <= most:
+            asked = f"{least:g} at least" + (f", {most:g} at most" if most < inf else "")
+            raise TrainingError(f"--set {setting}: {asked}")
     return replace(recipe, **changes)
 
 
@@ -78,12 +92,22 @@ def _value(setting: str, text: str, default: Any) -> Any:
         return text
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except ValueError:
         raise TrainingError(f"--set {setting}: {text!r} is not a number or a list") from None
     if isinstance(default, tuple) and isinstance(value, list):
-        value = tuple(value)
-    if isinstance(default, float) and type(value) is int:
+        return tuple(_typed(setting, one, default[0], default) for one in value)
+    return _typed(setting, value, default, default)
+
+
+def _typed(setting: str, value: Any, like: Any, default: Any) -> Any:
+    """A value, or an element of a list, of the type of another."""
+    if isinstance(like, float) and type(value) is int:
         value = float(value)
-    if type(value) is not type(default):
-        raise TrainingError(f"--set {setting}: expected {type(default).__name__}, as {default!r}")
+    if type(value) is not type(like):
+        what = "" if like is default else "a list of "
+        raise TrainingError(
+            f"--set {setting}: expected {what}{type(like).__name__}, as {default!r}"
+        )
+    if isinstance(value, float) and not isfinite(value):
+        raise TrainingError(f"--set {setting}: {value} is not a finite number")
     return value

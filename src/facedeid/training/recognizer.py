@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from facedeid.errors import FacedeidError, TrainingError
 from facedeid.models import ARCFACE_CROP, DLIB_CROP, Crop
+from facedeid.nets import load_official
 from facedeid.nets.compact_face import CompactFaceNet
 from facedeid.nets.dlib_resnet import DlibFaceNet, state_from_dat
 from facedeid.nets.onnx_graph import OnnxGraph
@@ -32,6 +33,7 @@ from facedeid.training import degrade
 from facedeid.training.data import Faces
 from facedeid.training.synthesis import Chips, novel_faces, real_faces
 from facedeid.weights import dlib_model_path
+from facedeid.weights.loading import load_state
 
 __all__ = ["RecognizerRecipe", "RecognizerTask", "Teacher", "load_teacher"]
 
@@ -62,7 +64,7 @@ def load_teacher(spec: str, device: torch.device) -> Teacher:
             raise TrainingError(f"--teacher {spec}: name dlib, or an .onnx or .safetensors file")
         if path.suffix == ".onnx":
             return _arcface_teacher(path.stem, OnnxGraph.from_onnx(path), device)
-        state = load_file(path)
+        state = load_state(path)
         if "stem.weight" in state:
             return _dlib_teacher(device, state)
         return _arcface_teacher(path.stem, OnnxGraph.load(path), device)
@@ -74,9 +76,7 @@ def _dlib_teacher(device: torch.device, state: dict[str, Tensor] | None = None) 
     if state is None:
         file = dlib_model_path("dlib_face_recognition_resnet_model_v1.dat")
         state = state_from_dat(file.read_bytes())
-    net = DlibFaceNet()
-    net.load_state_dict(state)
-    return Teacher("dlib", DLIB_CROP, _frozen(net, device))
+    return Teacher("dlib", DLIB_CROP, _frozen(load_official(DlibFaceNet(), state), device))
 
 
 def _arcface_teacher(name: str, net: nn.Module, device: torch.device) -> Teacher:

@@ -59,10 +59,16 @@ def store() -> Path:
 
     `FACEDEID_MODELS` may be a read-only mirror: a folder that another machine filled with
     `facedeid models download`.
+
+    Raises:
+        WeightsError: it begins with the home of somebody whom this machine does not know.
     """
     given = os.environ.get("FACEDEID_MODELS")
     if given:
-        return Path(given).expanduser()
+        try:
+            return Path(given).expanduser()
+        except RuntimeError as error:
+            raise WeightsError(f"FACEDEID_MODELS={given}: {error}") from error
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
