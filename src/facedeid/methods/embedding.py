@@ -33,11 +33,10 @@ FAR = 0.9
 """Farther from oneself (dlib's scale; 0.6 is another person) is not worth a visible change."""
 CHANGE = 3.0
 UNLIKE = 0.2
-MOVED = (0.03, 0.03, 0.06, 0.03)
+MOVED = 0.08
 BEARD = 3.0
-"""What a visible change, a synthetic person unlike the face, a pixel (of 256) by which chin, nose,
-eyes and mouth move, and a darker upper lip (a moustache where there was none) weigh beside
-distance."""
+"""What a visible change, a synthetic person unlike the face, a pixel (of 256) by which landmarks
+move, and a darker upper lip (a moustache where there was none) weigh beside distance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,9 +166,8 @@ class FeatureEmbedding(Method):
                 made = self._embedded(cover, identities, models)
                 distance = dlib.distance(own, dlib.embed(made, points))
                 unlike = dlib.distance(own, models.identities("dlib")[identities])
-                moved = displacement(before, models.landmarks(made), side)
-                shown = CHANGE * models.perceptual(cover, made) + UNLIKE * unlike
-                shown = shown + moved @ moved.new_tensor(MOVED)
+                moved = displacement(before, models.landmarks(made), side).mean(1)
+                shown = CHANGE * models.perceptual(cover, made) + UNLIKE * unlike + MOVED * moved
                 shown = shown + BEARD * _upper_lip(cover - made, points).relu()
                 scores.append((distance.clamp_max(FAR) - shown).float().cpu())
         return torch.stack(scores, 1)
