@@ -2,10 +2,12 @@
 
 import hashlib
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-__all__ = ["stream"]
+__all__ = ["seeded", "stream"]
 
 
 def stream(seed: int | None, *key: str | int) -> torch.Generator:
@@ -21,3 +23,13 @@ def stream(seed: int | None, *key: str | int) -> torch.Generator:
         digest = hashlib.sha256(repr((seed, *key)).encode()).digest()
         generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return generator
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's default generator begins at the seed (initial weights draw from it), and goes on
+    afterwards as if nothing had happened.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

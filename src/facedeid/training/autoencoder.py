@@ -26,7 +26,7 @@ from facedeid.nets.lpips import Lpips
 from facedeid.nets.patch_discriminator import MultiscaleDiscriminator
 from facedeid.nets.style_pair import CHANNELS, STYLE, StylePair, compact_discriminator
 from facedeid.nets.stylegan2 import Generator
-from facedeid.random import stream
+from facedeid.random import seeded, stream
 from facedeid.training.augment import Chance
 from facedeid.training.data import Faces
 from facedeid.training.generator import Draw, Sampling, contest, drawn, lazily
@@ -216,8 +216,7 @@ class AutoencoderTask:
         self.recipe, self.device, self.seed = recipe, device, seed
         self.guides, self.models, self.distance = guides, models, distance
         self.training, self._held_out = Prepared.parts(data, guides, out)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.model: nn.Module = _Contest(sampled=isinstance(recipe, JointRecipe))
         self.chance: Chance | None = None
         """Of augmentation, where samples of the mapping network are judged too."""

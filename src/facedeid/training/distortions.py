@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from facedeid.landmarks import CHIN
-from facedeid.random import stream
+from facedeid.random import seeded, stream
 from facedeid.training.data import Faces
 from facedeid.training.degrade import blurred, compressed
 from facedeid.training.synthesis import warped
@@ -74,8 +74,7 @@ class Distortions:
         small = F.interpolate(self.faces.images[few].float(), size=(64, 64), mode="area")
         flat = small.flatten(1)
         self._mean = flat.mean(0)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with seeded(self.seed):
             rank = min(self.rank, len(few) - 1)
             self._components = torch.svd_lowrank(flat - self._mean, q=rank, niter=2)[2]
 

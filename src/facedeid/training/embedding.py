@@ -22,7 +22,7 @@ from facedeid.models import CODED, Models, Recognizer, identity_codes, lookalike
 from facedeid.nets.hiding import Conditioning, EmbeddingNet
 from facedeid.nets.lpips import Lpips
 from facedeid.nets.residual import retoned, tint
-from facedeid.random import stream
+from facedeid.random import seeded, stream
 from facedeid.training.data import Faces
 from facedeid.training.prepared import (
     CAREFUL,
@@ -149,8 +149,7 @@ class EmbeddingTask:
         self.training = _Photos.of(training, recipe, models)
         self._held_out = None if held is None else _Photos.of(held, recipe, models)
         self.codes = identity_codes(models)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             net = EmbeddingNet(
                 width=recipe.width,
                 levels=recipe.levels,

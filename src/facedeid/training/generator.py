@@ -25,7 +25,7 @@ from facedeid.nets.style_pair import (
     compact_generator,
 )
 from facedeid.nets.stylegan2 import Generator, mix
-from facedeid.random import stream
+from facedeid.random import seeded, stream
 from facedeid.training.augment import Chance, augmented
 from facedeid.training.data import Faces
 from facedeid.training.prepared import judged, numbers, r1, sheet
@@ -204,8 +204,7 @@ class GeneratorTask:
         except TrainingError:
             self._held_out = None
         self.chance = Chance(recipe.target, recipe.horizon)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.gan = _Gan()
         self.model: nn.Module = self.gan
 

@@ -26,7 +26,7 @@ from facedeid.models import Models, Recognizer
 from facedeid.nets.hiding import HidingConfig, HidingNet
 from facedeid.nets.lpips import Lpips, lpips, lpips_state
 from facedeid.nets.vgg import Vgg19, vgg19
-from facedeid.random import stream
+from facedeid.random import seeded, stream
 from facedeid.training.data import SUFFIXES, Faces, is_held_out, load_faces, mirrored
 from facedeid.training.prepared import numbers
 from facedeid.weights import locate
@@ -282,8 +282,7 @@ class HanawaTask:
         self.plateau = Plateau(recipe.patience, recipe.decay)
         self._best: dict[str, Tensor] = {}
         self._order: tuple[int, Tensor] = (-1, self.training)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.model: nn.Module = HidingNet(
                 HidingConfig(width=recipe.width, identity=extractor.spec.dim)
             )

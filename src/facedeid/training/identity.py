@@ -23,7 +23,7 @@ from facedeid.models import CODED, Models, Recognizer
 from facedeid.nets.aei import IdentityNet
 from facedeid.nets.lpips import Lpips
 from facedeid.nets.residual import retoned, tint
-from facedeid.random import stream
+from facedeid.random import seeded, stream
 from facedeid.training.data import Faces
 from facedeid.training.prepared import (
     CAREFUL,
@@ -151,8 +151,7 @@ class IdentityTask:
         self.recipe, self.device, self.seed = recipe, device, seed
         self.guides, self.models, self.distance = guides, models, distance
         self.training, self._held_out = Prepared.parts(data, guides, out)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             net = IdentityNet(width=recipe.width, doublings=recipe.doublings, limit=recipe.limit)
             self.model: nn.Module = Rivals(net, thorough=recipe.thorough)
         net.centre = self.training.own["dlib"].mean(0)

@@ -27,7 +27,7 @@ from facedeid.methods.private import PrivateEncoding
 from facedeid.models import Models
 from facedeid.nets.landmark_net import LandmarkNet
 from facedeid.nets.residual import small
-from facedeid.random import stream
+from facedeid.random import seeded, stream
 from facedeid.training.data import Faces, mirrored
 from facedeid.training.degrade import blurred, coloured, compressed, shrunk
 from facedeid.training.prepared import CHUNK, cached, digest
@@ -83,8 +83,7 @@ class LandmarksTask:
         self, recipe: LandmarksRecipe, data: Faces, out: Path, device: torch.device, seed: int
     ) -> None:
         self.recipe, self.device, self.seed = recipe, device, seed
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.model: nn.Module = LandmarkNet()
         training = data.part(held_out=False)
         models = Models(str(device))

@@ -28,7 +28,7 @@ from facedeid.nets.private_encoder import PrivateEncoder, residue
 from facedeid.nets.psp import GradualStyleEncoder, PSp
 from facedeid.nets.residual import tint
 from facedeid.nets.style_pair import LatentPair, StylePair
-from facedeid.random import stream
+from facedeid.random import seeded, stream
 from facedeid.registration import Registration
 from facedeid.training.data import Faces
 from facedeid.training.diversity import diverse, jittered_landmarks
@@ -118,8 +118,7 @@ class PrivateEncoderRecipe:
         models, guides, distance = networks(self.name, self.guides, teachers, device)
         pair = _pair(self.name, self.pair, models)
         assert isinstance(pair, StylePair)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             net = PrivateEncoder()
         if self.continued:
             net.load_state_dict(models.private_encoder.state_dict())
@@ -260,8 +259,7 @@ class PrivateTask:
             for guide in guides
         }
         self.pair = pair
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.model: nn.Module = _Through(net, pair, thorough=recipe.thorough)
 
     def similarity(self, guide: Recognizer, vectors: Tensor, own: Tensor) -> Tensor:

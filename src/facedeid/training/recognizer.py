@@ -28,7 +28,7 @@ from facedeid.nets.compact_face import CompactFaceNet
 from facedeid.nets.dlib_resnet import DlibFaceNet, state_from_dat
 from facedeid.nets.onnx_graph import OnnxGraph
 from facedeid.nets.speed import fast_bf16
-from facedeid.random import stream
+from facedeid.random import seeded, stream
 from facedeid.training import degrade
 from facedeid.training.data import Faces
 from facedeid.training.synthesis import Chips, novel_faces, real_faces
@@ -160,8 +160,7 @@ class RecognizerTask:
         self.images: list[Tensor] = []
         self.targets: list[Tensor] = []
         self.basis: tuple[list[Tensor], Tensor] | None = None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.model: nn.Module = CompactFaceNet(
                 recipe.dim, stem=recipe.stem, widths=recipe.widths, depths=recipe.depths
             )

@@ -26,7 +26,7 @@ from facedeid.nets.patch_discriminator import (
     hinge_generator,
     hinge_real,
 )
-from facedeid.random import stream
+from facedeid.random import seeded, stream
 from facedeid.training.data import Faces
 from facedeid.training.prepared import Batch, Prepared, judged, numbers, sheet
 
@@ -128,8 +128,7 @@ class WenTask:
     ) -> None:
         self.recipe, self.encoder, self.device, self.seed = recipe, encoder, device, seed
         self.training, self._held_out = Prepared.parts(data, [encoder], out)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.model: nn.Module = _Pair(recipe, data.images.shape[-1], encoder.spec.dim)
 
     def loss(self, model: Any, step: int) -> tuple[Tensor, dict[str, float]]:

@@ -24,7 +24,7 @@ from facedeid.faces import align, frame
 from facedeid.losses import cosine, mse
 from facedeid.models import Recognizer
 from facedeid.nets.hiding import HidingConfig, HidingNet
-from facedeid.random import stream
+from facedeid.random import seeded, stream
 
 __all__ = ["TEACHER", "Crops", "Inverter", "inverter", "psnr", "trained"]
 
@@ -127,8 +127,7 @@ def trained(
         teacher: whose embedding is to be restored; None: pixels only.
     """
     device = bench.models.device
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(stream(bench.seed, "inverter").initial_seed() % 2**31))
+    with seeded(stream(bench.seed, "inverter").initial_seed() % 2**31):
         net = Inverter()
     net = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=0.01)
