@@ -123,10 +123,10 @@ def test_fsap_stops_at_the_first_picture_beyond_tau(portraits):
 
 @pytest.mark.parametrize(("expression", "share"), [(0, 0.7), (3, 0.9)])
 def test_keeping_attributes_costs_less_picture_for_as_much_identity(portraits, expression, share):
-    options = {"tau": 0.3, "identity_step": 0.05, "iterations": 80, **FREE}
+    options = {"tau": 0.2, "identity_step": 0.05, "iterations": 20, **FREE}
     # 0: the three losses of the paper; a fourth takes its share
     options |= {"expression": expression, "registered": False}
-    both = applied(create("fsap", inner=6, attribute_step=0.02, **options), portraits)
+    both = applied(create("fsap", inner=6, attribute_step=0.01, **options), portraits)
     alone = applied(create("fsap", mode="id-only", **options), portraits)
     assert all(f["converged"] for f in (*both.facts, *alone.facts))
     for one, other in zip(both.facts, alone.facts, strict=True):
@@ -174,7 +174,7 @@ def test_expression_keeps_landmarks_in_place(portraits):
     crops, points = portraits
     places = []
     for weight in (0, 3):
-        method = create("fsap", tau=2, iterations=4, expression=weight, registered=False)
+        method = create("fsap", tau=2, iterations=2, expression=weight, registered=False)
         result = applied(method, portraits)
         shown = crops + frame_masks(points, 256) * (result.faces - crops)
         places.append(displacement(MODELS.landmarks(crops), MODELS.landmarks(shown), 256))

@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,7 +18,7 @@ from facedeid.training.recipes import configured
 
 CPU = torch.device("cpu")
 SMALL = ('guides=["dlib"]', "batch=4", "warmup=2", "lr=0.002")
-ADAPTIVE = ("steps=10", "horizon=200", "target=-1.5")
+ADAPTIVE = ("steps=6", "horizon=200", "target=-1.5")
 """A critic is always surer than the target."""
 
 
@@ -37,7 +36,12 @@ def learned(photos, out, *settings, **options):
 @pytest.fixture(scope="module")
 def trained(photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("autoencoder")
-    return learned(photos, out, "steps=24", "adversary_from=20")
+    return learned(photos, out, "steps=12", "adversary_from=10")
+
+
+def likeness(task):
+    """What the first step's photos lose after training."""
+    return task.loss(task.model, 0)[1]["likeness"]
 
 
 def rows(out):
@@ -45,12 +49,12 @@ def rows(out):
 
 
 def test_reconstructions_come_nearer_and_the_contest_begins_when_it_should(trained):
-    out, outcome, _ = trained
+    out, outcome, task = trained
     steps = [row for row in rows(out) if "likeness" in row]
     assert outcome.finished
-    assert np.mean([r["likeness"] for r in steps[-4:]]) < 0.9 * steps[0]["likeness"]
-    assert "critic" not in steps[19]
-    assert {"critic", "fooling"} <= set(steps[21])
+    assert likeness(task) < 0.9 * steps[0]["likeness"]
+    assert "critic" not in steps[9]
+    assert {"critic", "fooling"} <= set(steps[11])
     assert {"perceptual", "ssim", "kept dlib"} <= set(outcome.figures)
 
 
@@ -142,7 +146,7 @@ def test_the_gan_adapts_its_augmentation_and_pays_the_penalty_now_and_then(gan):
     out, outcome, task = gan
     steps = [row for row in rows(out) if "fooling" in row]
     assert outcome.finished
-    assert task.chance.p == pytest.approx(2 * 4 * 4 / 200)  # surer than the target: up, twice
+    assert task.chance.p == pytest.approx(4 * 4 / 200)  # surer than the target: up, once
     assert "r1" in steps[0]
     assert "r1" not in steps[1]
     assert "frechet over facedeid-mobile" in outcome.figures
@@ -155,7 +159,7 @@ def test_the_gan_adapts_its_augmentation_and_pays_the_penalty_now_and_then(gan):
 @pytest.fixture(scope="module")
 def joint(photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("joint")
-    settings = ["adversary_from=22", *ADAPTIVE, "steps=24", "lr=0.001"]
+    settings = ["adversary_from=6", *ADAPTIVE, "steps=8", "lr=0.001"]
     return learned(photos, out, *settings, name="joint")
 
 
@@ -166,12 +170,11 @@ def test_pair_and_gan_learn_at_once(joint):
     assert {"sample fooling", "sample real", "sample made", "inverse"} <= set(steps[0])
     assert "sample r1" in steps[0]
     assert "sample r1" not in steps[1]
-    assert "critic" not in steps[21]
-    assert "critic" in steps[23]
-    likeness = [row["likeness"] for row in steps]
-    assert np.mean(likeness[-4:]) < 0.8 * np.mean(likeness[:4])
-    assert task.chance.p == pytest.approx(6 * 4 * 4 / 200)
-    assert steps[-1]["p"] == pytest.approx(5 * 4 * 4 / 200)  # before the last change
+    assert "critic" not in steps[5]
+    assert "critic" in steps[7]
+    assert likeness(task) < 0.9 * steps[0]["likeness"]
+    assert task.chance.p == pytest.approx(2 * 4 * 4 / 200)
+    assert steps[-1]["p"] == pytest.approx(4 * 4 / 200)  # before the last change
 
 
 def test_the_joint_pair_keeps_the_mapping_network_that_learned_and_no_critic(joint):
@@ -202,7 +205,7 @@ def test_augmentation_leaves_alone_what_chance_does_not_touch():
 
 def test_an_encoder_learns_into_a_generator_that_stays(gan, photos, tmp_path):
     file = gan[0] / "generator.safetensors"
-    recipe = configured("encoder", [*SMALL, "steps=10"])
+    recipe = configured("encoder", [*SMALL, "steps=8"])
     faces = load_faces([photos], size=128)
     task = recipe.task(faces, [f"generator={file}"], tmp_path, CPU, 3)
     before = {k: v.clone() for k, v in task.model.pair.generator.state_dict().items()}
@@ -213,7 +216,7 @@ def test_an_encoder_learns_into_a_generator_that_stays(gan, photos, tmp_path):
     assert all(torch.equal(before[k], after[k]) for k in before)
     assert torch.equal(task.model.pair.centre, centre)
     steps = [row for row in rows(tmp_path) if "likeness" in row]
-    assert np.mean([r["likeness"] for r in steps[-3:]]) < steps[0]["likeness"]
+    assert likeness(task) < 0.9 * steps[0]["likeness"]
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,17 @@ def test_first_weights_follow_the_seed(photos, tmp_path):
         assert any(not torch.equal(one[k], v) for k, v in other.items() if k.startswith(part))
 
 
+def test_samples_are_different_photos_in_batches_of_about_a_size(photos, tmp_path):
+    kept, _ = Prepared.parts(load_faces([photos], size=64), [], tmp_path)
+    for most, sizes in ((100, [5, 4, 4]), (7, [4, 3]), (1, [1])):
+        found = list(kept.samples(most, stream(0), CPU, size=6))
+        assert [len(batch.cover) for batch in found] == sizes
+        rows = torch.cat([batch.rows for batch in found])
+        assert len(set(rows.tolist())) == len(rows)
+        covers = torch.cat([batch.cover for batch in found])
+        assert torch.equal(covers, kept.faces.images[rows].float() / 127.5 - 1)
+
+
 def test_embeddings_are_kept_for_the_same_photos_alone(photos, tmp_path):
     faces, guide = load_faces([photos], size=64), Models().recognizer("dlib")
     others = replace(faces, images=faces.images.flip(0))
@@ -151,7 +162,7 @@ def test_the_losses_see_the_share_of_colour_that_the_method_keeps(kept, photos, 
     task = configured("feature-embedding", options).task(
         load_faces([photos], size=128), [], tmp_path, CPU, 3
     )
-    batch, target = task.training.draw(2, stream(0), CPU, plain=True)
+    batch, target = next(task.training.samples(2, stream(0), CPU))
     codes, full = task.codes[target], torch.ones(2)
     with torch.no_grad():
         shown = task._applied(task.model.eval(), batch, target)

@@ -319,7 +319,7 @@ class AutoencoderTask:
         assert isinstance(pair, StylePair)
         random = stream(self.seed, self.recipe.name, "prior")
         with torch.no_grad():
-            batches = (self.training.draw(64, random, self.device, plain=True) for _ in range(16))
+            batches = self.training.samples(1024, random, self.device, size=64)
             codes = torch.cat([pair.encode(batch.cover) for batch in batches])
         if self.recipe.joint:
             offsets = torch.zeros_like(codes[0])
@@ -342,8 +342,7 @@ class AutoencoderTask:
             return {}
         random, pair = stream(self.seed, self.recipe.name, "test"), model.get_submodule("pair")
         found: dict[str, list[Tensor]] = {}
-        for _ in range(8):
-            batch = self._held_out.draw(12, random, self.device, plain=True)
+        for batch in self._held_out.samples(96, random, self.device):
             made = pair(batch.cover)[0].clamp(-1, 1)
             found.setdefault("perceptual", []).append(self.distance(batch.cover, made))
             found.setdefault("ssim", []).append(ssim(batch.cover, made))
@@ -361,14 +360,13 @@ class AutoencoderTask:
         """Faces, reconstructions, halfway between neighbours, samples: 3×H×W uint8."""
         pair = self.finished or copy.deepcopy(self.model.get_submodule("pair")).eval()
         assert isinstance(pair, StylePair)
-        batch = (self._held_out or self.training).draw(
-            12, stream(0, "grid"), self.device, plain=True
-        )
+        source = self._held_out or self.training
+        batch = next(source.samples(12, stream(0, "grid"), self.device))
         made, codes = pair(batch.cover)
-        samples = pair.decode(pair.sample(12, stream(1, "grid")))
+        samples = pair.decode(pair.sample(len(made), stream(1, "grid")))
         rows = [batch.cover, made, pair.decode((codes + codes.roll(1, 0)) / 2), samples]
         if self.chance is not None:
-            z = torch.randn(12, STYLE, generator=stream(2, "grid")).to(self.device)
+            z = torch.randn(len(made), STYLE, generator=stream(2, "grid")).to(self.device)
             rows.append(pair.decode(pair.generator.latent(z)))
         return sheet(rows)
 

@@ -7,7 +7,7 @@ what is common to all changes penalised, so that the network cannot learn one ma
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast, get_args
@@ -205,14 +205,15 @@ class EmbeddingTask:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Of people held out, at full strength: rejected by each guide, and what it cost."""
+        """Of up to 96 photos of people held out, at full strength: rejected by each guide, and
+        what it cost.
+        """
         if self._held_out is None:
             return {}
-        random, n = stream(self.seed, "feature-embedding", "test"), min(96, len(self._held_out))
+        random = stream(self.seed, "feature-embedding", "test")
         strangers: dict[str, list[Tensor]] = {}
         costs: dict[str, list[Tensor]] = {"ssim": [], "perceptual": [], "moved": []}
-        for _ in range(0, n, 12):
-            batch, target = self._held_out.draw(12, random, self.device, plain=True)
+        for batch, target in self._held_out.samples(96, random, self.device):
             made = self._applied(model, batch, target)
             for recognizer in self.guides:
                 vectors = recognizer.embed(made, batch.landmarks)
@@ -239,7 +240,7 @@ class EmbeddingTask:
     def grid(self) -> Tensor:
         """Covers, at half and at full strength, change ×4: 3×H×W uint8."""
         source = self._held_out or self.training
-        batch, target = source.draw(12, stream(0, "grid"), self.device, plain=True)
+        batch, target = next(source.samples(12, stream(0, "grid"), self.device))
         net = copy.deepcopy(self.model).eval()
         made = [self._applied(net, batch, target, s) for s in (0.5, 1.0)]
         rows = [batch.cover, *made, (4 * (made[1] - batch.cover)).clamp(-1, 1)]
@@ -269,9 +270,19 @@ class _Photos:
         return len(self.prepared)
 
     def draw(
-        self, count: int, random: torch.Generator, device: torch.device, *, plain: bool = False
+        self, count: int, random: torch.Generator, device: torch.device
     ) -> tuple[Batch, Tensor]:
         """Some photos, and for each the number of a synthetic identity."""
-        batch = self.prepared.draw(count, random, device, plain=plain)
-        choice = torch.randint(self.similar.shape[1], (count,), generator=random)
-        return batch, self.similar[batch.rows, choice].to(device)
+        batch = self.prepared.draw(count, random, device)
+        return batch, self._identities(batch, random)
+
+    def samples(
+        self, most: int, random: torch.Generator, device: torch.device
+    ) -> Iterator[tuple[Batch, Tensor]]:
+        """The same of different photos as they are, `most` at most, in batches."""
+        for batch in self.prepared.samples(most, random, device):
+            yield batch, self._identities(batch, random)
+
+    def _identities(self, batch: Batch, random: torch.Generator) -> Tensor:
+        choice = torch.randint(self.similar.shape[1], batch.rows.shape, generator=random)
+        return self.similar[batch.rows, choice].to(batch.cover.device)

@@ -250,8 +250,8 @@ class GeneratorTask:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Fréchet distance of samples to photos held out, over facedeid-mobile's embeddings;
-        aligned by the mean face's landmarks, as samples have none.
+        """Fréchet distance of up to 500 photos held out to as many samples, over facedeid-mobile's
+        embeddings; aligned by the mean face's landmarks, as samples have none.
         """
         if self._held_out is None or len(self._held_out) < 2:
             return {}
@@ -259,7 +259,8 @@ class GeneratorTask:
             self.judge.embed(images.float() / 127.5 - 1).cpu()
             for images in torch.split(self._held_out.images[:SAMPLES], 50)
         ]
-        made = [self.judge.embed(part).cpu() for part in self._samples(model, SAMPLES)]
+        count = min(SAMPLES, len(self._held_out))
+        made = [self.judge.embed(part).cpu() for part in self._samples(model, count)]
         return {"frechet over facedeid-mobile": frechet(torch.cat(made), torch.cat(photos))}
 
     def _samples(self, model: nn.Module, count: int) -> list[Tensor]:

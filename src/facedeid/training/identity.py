@@ -239,9 +239,9 @@ class IdentityTask:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Of people held out, with random directions: rejected by each guide, and what it cost;
-        with other people's vectors: how often the result is nearer to those by dlib; and the
-        structural similarity that remains with one's own.
+        """Of up to 96 photos of people held out, with random directions: rejected by each guide,
+        and what it cost; with other people's vectors: how often the result is nearer to those by
+        dlib; and the structural similarity that remains with one's own.
         """
         source = self._held_out
         if source is None:
@@ -252,8 +252,7 @@ class IdentityTask:
         def note(name: str, values: Tensor) -> None:
             found.setdefault(name, []).append(values.float())
 
-        for _ in range(8):
-            batch = source.draw(12, random, self.device, plain=True)
+        for batch in source.samples(96, random, self.device):
             own = self.net.unit(batch.own["dlib"])
             direction = F.normalize(torch.randn(own.shape, generator=random)).to(self.device)
             made = self._within(batch, model(batch.cover, direction))
@@ -276,7 +275,7 @@ class IdentityTask:
     def grid(self) -> Tensor:
         """Faces; with their own, the next one's, and a random identity: 3×H×W uint8."""
         source, random = self._held_out or self.training, stream(0, "grid")
-        batch = source.draw(12, random, self.device, plain=True)
+        batch = next(source.samples(12, random, self.device))
         own = self.net.unit(batch.own["dlib"])
         direction = F.normalize(torch.randn(own.shape, generator=random)).to(self.device)
         net = copy.deepcopy(self.model).eval()

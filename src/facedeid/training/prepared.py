@@ -2,8 +2,9 @@
 
 import contextlib
 import hashlib
+import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -202,8 +203,7 @@ class Prepared:
     ) -> Batch:
         """Some photos, mirrored, relit and blurred now and then unless `plain`."""
         rows = torch.randint(len(self.faces), (count,), generator=random)
-        images = self.faces.images[rows].to(device).float()
-        points, masks = self.faces.landmarks[rows], self.masks[rows].to(device).float() / 255
+        images, points, masks = self._of(rows, device)
         if not plain:
             flip = torch.rand(count, generator=random) < 0.5
             turned = flip.to(device)
@@ -212,13 +212,27 @@ class Prepared:
             images = coloured(images, random, share=0.3)
             images = shrunk(images, random, share=0.15, sides=(48, 100))
             images = blurred(images, random, share=0.1, sigma=(0.5, 1.2))
-        cover = images / 127.5 - 1
+        return self._batch(rows, images, points, masks)
+
+    def samples(
+        self, most: int, random: torch.Generator, device: torch.device, *, size: int = 12
+    ) -> Iterator[Batch]:
+        """Different photos as they are, `most` at most, in batches of about the same size."""
+        rows = torch.randperm(len(self.faces), generator=random)[:most]
+        for part in torch.tensor_split(rows, math.ceil(len(rows) / size)):
+            yield self._batch(part, *self._of(part, device))
+
+    def _of(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        images, masks = self.faces.images[rows].to(device).float(), self.masks[rows].to(device)
+        return images, self.faces.landmarks[rows], masks.float() / 255
+
+    def _batch(self, rows: Tensor, images: Tensor, points: Tensor, masks: Tensor) -> Batch:
         return Batch(
             rows,
-            cover.contiguous(memory_format=torch.channels_last),
+            (images / 127.5 - 1).contiguous(memory_format=torch.channels_last),
             points,
             masks[:, None],
-            {name: vectors[rows].to(device) for name, vectors in self.own.items()},
+            {name: vectors[rows].to(images.device) for name, vectors in self.own.items()},
         )
 
 

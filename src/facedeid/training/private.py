@@ -343,11 +343,10 @@ class PrivateTask:
             return {}
         levels = LEVELS if self.recipe.beta < 0 else (self.recipe.beta,)
         found: dict[str, list[Tensor]] = {}
-        for i in range(4):
-            random = stream(self.seed, "private-encoder", "test", i)
-            batch = self._held_out.draw(12, random, self.device, plain=True)
+        random = stream(self.seed, "private-encoder", "test")
+        for batch in self._held_out.samples(48, random, self.device):
             for level in levels:
-                beta = torch.full((12,), level, device=self.device)
+                beta = torch.full((len(batch.cover),), level, device=self.device)
                 made, base, _ = model(batch.cover, beta)
                 shown = self._shown(made, base, batch, beta).clamp(-1, 1)
                 for guide in self.guides:
@@ -368,10 +367,10 @@ class PrivateTask:
         """Faces, and what they become at each level from 1 down: 3×H×W uint8."""
         net = copy.deepcopy(self.model).eval()
         source = self._held_out or self.training
-        batch = source.draw(12, stream(0, "grid"), self.device, plain=True)
+        batch = next(source.samples(12, stream(0, "grid"), self.device))
         rows = [batch.cover]
         for level in reversed(LEVELS):
-            beta = torch.full((12,), level, device=self.device)
+            beta = torch.full((len(batch.cover),), level, device=self.device)
             made, base, _ = net(batch.cover, beta)
             rows.append(self._shown(made, base, batch, beta))
         return sheet(rows)

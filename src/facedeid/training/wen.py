@@ -28,7 +28,7 @@ from facedeid.nets.patch_discriminator import (
 )
 from facedeid.random import seeded, stream
 from facedeid.training.data import Faces
-from facedeid.training.prepared import Batch, Prepared, judged, numbers, sheet
+from facedeid.training.prepared import Prepared, judged, numbers, sheet
 
 __all__ = ["WenRecipe", "WenTask"]
 
@@ -175,8 +175,8 @@ class WenTask:
             return {}
         random = stream(self.seed, self.recipe.name, "test")
         kept, swapped = [], []
-        for _ in range(4):
-            batch, own = self._seen(self._held_out, 8, random)
+        for batch in self._held_out.samples(32, random, self.device, size=8):
+            own = F.normalize(batch.own[self.encoder.name])
             kept.append(ssim(batch.cover, model(batch.cover, own)[0]))
             made = model(batch.cover, own.roll(1, 0))[0]
             found = F.normalize(self.encoder.embed(made, batch.landmarks))
@@ -186,15 +186,13 @@ class WenTask:
             "swapped": torch.cat(swapped).mean().item(),
         }
 
-    def _seen(self, source: Prepared, count: int, random: torch.Generator) -> tuple[Batch, Tensor]:
-        batch = source.draw(count, random, self.device, plain=True)
-        return batch, F.normalize(batch.own[self.encoder.name])
-
     @torch.no_grad()
     def grid(self) -> Tensor:
         """Faces, reconstructed, and with the identity of the next: 3×H×W uint8."""
         net = copy.deepcopy(self.model).eval()
-        batch, own = self._seen(self._held_out or self.training, 8, stream(0, "grid"))
+        source = self._held_out or self.training
+        batch = next(source.samples(8, stream(0, "grid"), self.device))
+        own = F.normalize(batch.own[self.encoder.name])
         rows = [batch.cover, net(batch.cover, own)[0], net(batch.cover, own.roll(1, 0))[0]]
         return sheet(rows)
 
