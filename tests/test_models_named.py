@@ -1,5 +1,6 @@
 """Every recogniser by its name, with random weights; ONNX files by path; who judges by default."""
 
+import argparse
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -129,9 +130,32 @@ def test_a_checkpoint_of_the_store_becomes_a_recogniser(
 
 def test_facenet_files_may_carry_their_classifier(tmp_path: Path) -> None:
     net = InceptionResnetV1()
-    net.add_module("logits", nn.Linear(512, 10))
+    net.add_module("logits", nn.Linear(512, 8_631))  # of VGGFace2
+    with pytest.raises(WeightsError, match=r"logits\.weight is 8631×512 instead of 10575×512"):
+        put("facenet_casia", net, tmp_path)
+    assert weights.status("facenet_casia").sha256 is None  # the right file still fits
+    net.logits = nn.Linear(512, 10_575)
     put("facenet_casia", net, tmp_path)
     assert Models().recognizer("facenet-casia").threshold() == 1.1
+
+
+def test_a_psp_file_without_the_mean_that_its_codes_start_from(tmp_path: Path) -> None:
+    options = argparse.Namespace(output_size=1024, start_from_latent_avg=True)
+    held = {"state_dict": {"encoder.a": torch.zeros(1)}, "opts": options}
+    torch.save(held, tmp_path / "published")
+    import_checkpoint("psp_ffhq_encode", tmp_path / "published")
+    with pytest.raises(WeightsError, match="has no latent_avg"):
+        Models().pair("psp")
+
+
+def test_the_network_of_another_depth_is_not_taken(tmp_path: Path) -> None:
+    for checkpoint, blocks in (("arcface_torch_r50", 30), ("arcface_torch_r100", 14)):
+        names = (f"layer3.{i}.conv2.weight" for i in range(12, blocks))
+        state = dict.fromkeys(names, torch.zeros(256, 256, 3, 3))
+        torch.save({"state_dict_backbone": state}, tmp_path / "published")
+        with pytest.raises(WeightsError, match=rf"is not {checkpoint}: its tensor layer3\."):
+            import_checkpoint(checkpoint, tmp_path / "published")
+        assert weights.status(checkpoint).state == "missing"
 
 
 @pytest.mark.parametrize("name", [n for n in RECOGNIZERS if n not in ("dlib", "facedeid-mobile")])
@@ -359,6 +383,26 @@ def test_files_that_are_no_recognisers(tmp_path: Path) -> None:
     wide = onnx_file(tmp_path / "wide.onnx", ("N", 3, 60, 80))
     with pytest.raises(WeightsError, match="wider than high"):
         Models().recognizer(f"onnx:{wide}")
+    usual = onnx_file(tmp_path / "usual.onnx", ("N", 3, 112, 112))
+    with pytest.raises(OptionError, match=r"size=100: .* takes pictures of 112×112, leave"):
+        Models().recognizer(f"onnx:{usual}?size=100")
+
+
+def test_what_torch_fails_on_is_evaluated_by_onnxruntime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = onnx_file(tmp_path / "net.onnx", ("N", 3, 112, 112))
+
+    def fail(self: OnnxGraph, x: Tensor) -> Tensor:
+        raise TypeError("of another kind")
+
+    monkeypatch.setattr(OnnxGraph, "_run", fail)
+    found = Models().recognizer(f"onnx:{path}")
+    assert isinstance(found.net, OnnxRuntime)
+    with pytest.raises(OptionError, match=r"no gradients: .*of another kind"):
+        found.embed((torch.rand(1, 3, 256, 256)).requires_grad_())
+    with pytest.raises(OptionError, match="of another kind"):
+        Models().recognizer(f"onnx:{path}?backend=torch")
 
 
 def test_a_threshold_may_be_given_with_any_name() -> None:

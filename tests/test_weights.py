@@ -310,6 +310,29 @@ def test_trust_on_first_use_and_never_again(server, register, store, tmp_path):
     assert weights.download("x").read_bytes() == CONTENT
 
 
+def test_what_is_no_network_is_not_trusted_on_first_use(store, tmp_path):
+    (tmp_path / "page.pt").write_text("<html>Virus scan warning</html>")
+    save_file(STATE, tmp_path / "other.pt")
+    for file, reason in (
+        ("page.pt", "neither safetensors nor a torch file"),
+        ("other.pt", r"is not facenet_casia: its tensor block8\.conv2d\.weight is missing instead"),
+    ):
+        with pytest.raises(WeightsError, match=reason):
+            weights.import_file("facenet_casia", tmp_path / file)
+    assert weights.status("facenet_casia").state == "missing"
+    assert not store.exists()  # nothing is recorded, and the right file still fits
+
+
+def test_the_file_of_another_checkpoint_is_not_taken(register, tmp_path, monkeypatch):
+    known = register(sha256=None)
+    both = {"x": known, "y": replace(known, name="y", filename="y.bin", sha256=SHA)}
+    monkeypatch.setattr("facedeid.weights.local.CHECKPOINTS", both)
+    (tmp_path / "mine.bin").write_bytes(CONTENT)
+    with pytest.raises(WeightsError, match=r"is y, not x: .*facedeid models import y "):
+        weights.import_file("x", tmp_path / "mine.bin")
+    assert weights.import_file("y", tmp_path / "mine.bin").state == "verified"
+
+
 def test_import_and_locate(register, tmp_path, store):
     register()
     with pytest.raises(WeightsError, match=r"x is not in .*facedeid models import x FILE"):

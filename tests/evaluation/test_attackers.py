@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from facedeid.errors import OptionError
+from facedeid.evaluation import fingerprints
 from facedeid.evaluation.attackers import ATTACKERS, MEASURES, Bench, HasAttributes, part_of
 from facedeid.evaluation.attackers.heads import heads
 from facedeid.evaluation.attackers.inverter import Crops, psnr, trained
@@ -285,6 +286,7 @@ def test_an_interval_knows_that_photos_of_one_person_hang_together() -> None:
     together = interval(values, [str(i // 5) for i in range(200)], seed=0)
     assert alone[0] < values.mean() < alone[1]
     assert together[1] - together[0] > 1.8 * (alone[1] - alone[0])
+    assert interval(np.array([0, 1, 0, 1.0, 0]), ["a"] * 5, seed=0) == (None, None)
     assert interval(np.zeros(100), [str(i) for i in range(100)], seed=0) == pytest.approx(
         (0, 1 - 0.025**0.01)
     )
@@ -308,6 +310,29 @@ def test_trials_take_many_people_before_many_pairs() -> None:
     object.__setattr__(dataset, "pairs", ordered)
     tested = bench(Trick("none"), dataset=dataset, limit=30).trial("tested")
     assert len(tested) == len(set(tested.people)) == 30
+
+
+def test_no_photo_is_a_probe_and_in_the_gallery() -> None:
+    dataset = world(people=20, photos=6)
+    chains = [
+        Pair(f"person{i}/{a}.png", f"person{i}/{a + 1}.png", True, 0)
+        for i in range(20)
+        for a in range(5)
+    ]
+    object.__setattr__(dataset, "pairs", tuple(chains))
+    tested = bench(Trick("none"), dataset=dataset).trial("tested")
+    assert len(tested) == 3 * len(set(tested.people))
+    assert set(tested.gallery).isdisjoint(tested.probes)
+
+
+def test_a_judge_is_known_by_its_network_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    eyes = (Eye("seen"), Eye("unseen"))
+    setup = bench(Trick("none", ("original",)), eyes=eyes)
+    monkeypatch.setattr(setup.models, "recognizer", lambda name: Eye(name))
+    marks = {"original": {"a"}, "seen": {"a", "b"}, "unseen": {"c"}}
+    monkeypatch.setattr(fingerprints, "_marks", lambda recognizer: marks[recognizer.name])
+    assert setup.white_box("seen")
+    assert not setup.white_box("unseen")
 
 
 # attackers -----------------------------------------------------------------------------------
@@ -481,6 +506,13 @@ def test_a_head_recovers_a_rotation_it_has_seen_on_others() -> None:
         assert (near == torch.arange(20)).float().mean() > 0.9
     raw = (photos[120::3] @ turn) @ photos[121::3].T
     assert (raw.argmax(1) == torch.arange(20)).float().mean() < 0.3
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_heads_of_embeddings_that_are_all_the_same(alike: bool) -> None:
+    same, names = torch.full((20, 8), 0.5), [str(i // 2) for i in range(20)]
+    for head in heads(same, same, names, alike=alike):
+        assert torch.isfinite(head.probes(same)).all()
 
 
 def test_it_is_refused_where_nobody_knows_who_is_who() -> None:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from facedeid.errors import OptionError, PhotoError
 from facedeid.evaluation.datasets import Pair, load
+from facedeid.evaluation.shelf import cache_of
 
 
 def test_lfw_is_the_photos_that_the_pairs_name(lfw):
@@ -48,6 +49,25 @@ def test_lfw_wherever_the_photos_and_the_pairs_lie(lfw, tmp_path):
         assert other.stamp(other.keys[3]) == usual.stamp(usual.keys[3])
 
 
+def test_lfw_in_two_versions(lfw, tmp_path):
+    one = load(f"lfw:{lfw}")
+    both = tmp_path / "both"
+    for name in ("aligned", "raw"):
+        shutil.copytree(lfw, both / name)
+    shutil.copy(lfw / "pairs.txt", both)
+    with tarfile.open(tmp_path / "both.tar", "w") as archive:
+        archive.add(both / "aligned", "aligned")
+        archive.add(both / "raw", "raw")
+    shutil.copy(lfw / "pairs.txt", tmp_path)
+    for place in (both, tmp_path / "both.tar"):
+        with pytest.raises(OptionError, match=r"\.jpg lies there twice: .*aligned.* and .*raw"):
+            load(f"lfw:{place}")
+    cache_of(both)  # in the folder of LFW itself it does no harm
+    for path in (both / "raw").rglob("*.jpg"):
+        path.rename(path.with_name("other.jpg"))  # which no pair names
+    assert load(f"lfw:{both}").keys == one.keys
+
+
 def test_lfw_that_is_not_whole(lfw):
     (lfw / "Bea_B" / "Bea_B_0003.jpg").unlink()
     with pytest.raises(OptionError, match=r"1 of 8 photos .* missing, for instance Bea_B/Bea_B_00"):
@@ -66,6 +86,8 @@ def test_lfw_that_is_not_whole(lfw):
         ("Ann_A\t1\tx\n", "line 1: not a pair: Ann_A 1 x"),
         ("1\nAnn_A\t1\t2\nAnn_A\n", "line 3: not a pair"),
         ("\n", "names no pairs"),
+        ("Ann_A\t1\t2\nAnn_A\t1\t01\n", "line 2: a photo with itself: Ann_A 1 01"),
+        ("Ann_A\t1\t2\nAnn_A\t1\tAnn_A\t2\n", "line 2: one person as two"),
     ],
 )
 def test_lfw_with_pairs_that_make_no_sense(lfw, text, reason):
@@ -111,6 +133,22 @@ def test_folders_that_are_no_data(lfw):
     assert len(load(f"photos:{lfw}", [lfw / "out" / "b"]).keys) == 10
     with pytest.raises(OptionError, match="keeps its own pictures"):
         load(f"photos:{lfw}", [lfw])
+
+
+def test_what_an_earlier_evaluation_made_is_no_data(lfw):
+    (lfw / "pairs.txt").unlink()
+    names = ("out/plots/grid.jpg", "out/cache/x.jpg", "out/mine.jpg", "shared/a/y.jpg")
+    for name in (*names, "Ann_A/plots/z.jpg", "plots/own.jpg"):
+        (lfw / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(lfw / "Ann_A" / "Ann_A_0001.jpg", lfw / name)
+    (lfw / "out" / "evaluation.json").write_text("{}")
+    cache_of(lfw / "shared")
+    kept = {key for key in load(f"photos:{lfw}").keys if not key.startswith(("Ann_A/A", "Bea_B"))}
+    assert kept == {"out/mine.jpg", "Ann_A/plots/z.jpg", "plots/own.jpg"}
+    (lfw / "evaluation.json").write_text("{}")  # of an evaluation into the folder itself
+    assert "plots/own.jpg" not in load(f"photos:{lfw}").keys
+    with pytest.raises(OptionError, match="shared is the cache of an evaluation"):
+        load(f"photos:{lfw / 'shared'}")
 
 
 def test_a_folder_per_person(lfw):

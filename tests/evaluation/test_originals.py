@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -111,6 +113,39 @@ def test_a_damaged_file_is_dropped(lfw, models, tmp_path, damage):
     assert len(second.faces.seconds([second.name(dataset.keys[0])])) == 0
     second.prepare(dataset.keys[:1])
     faces_equal(second.face(dataset.keys[0]), first.face(dataset.keys[0]))
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, RuntimeError])
+def test_whatever_damage_leads_to(tmp_path, monkeypatch, error):
+    shelf = Shelf(tmp_path, 2)
+    shelf.put("a", [1, 2])
+    shelf.flush()
+
+    def damaged(*_, **__):
+        raise error("compression type 9")
+
+    monkeypatch.setattr(np, "load", damaged)
+    assert "a" not in Shelf(tmp_path, 2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_read_now_is_kept(tmp_path, monkeypatch):
+    shelf = Shelf(tmp_path, 1)
+    for number in range(10):
+        shelf.put(str(number), [number])
+        shelf.flush()
+    usual, locked = Path.read_bytes, sorted(tmp_path.glob("*.npz"))[4]
+
+    def read(path):
+        if path == locked:
+            raise PermissionError
+        return usual(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    assert len(Shelf(tmp_path, 1)._rows) == 9
+    assert sum(1 for _ in tmp_path.iterdir()) == 2  # those that were read have become one
+    monkeypatch.undo()
+    assert len(Shelf(tmp_path, 1)._rows) == 10
 
 
 def test_embeddings_are_those_of_the_photo_and_kept(known, models, tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import torch
 
 from facedeid.errors import OptionError
+from facedeid.evaluation import intervals
 from facedeid.evaluation import judges as judging
 from facedeid.evaluation.datasets import Pair
 from facedeid.evaluation.identification import cmc_of_probes, rank, ranked_people
@@ -216,6 +218,7 @@ def test_ranking_goes_through_six_sets():
     by = {each.aligned: each for each in found}
     assert by["original"].rank1.value == pytest.approx((36 - 2) / 36)
     assert by["original"].rank5.value == 1
+    assert by["original"].rank5.low == pytest.approx(0.025 ** (1 / 6))
     assert by["fresh"].rank1.value == pytest.approx((36 - 2 - 4) / 36)
     assert by["fresh"].curve[-1] == pytest.approx(32 / 36)  # without a face, never found
     assert by["fresh"].detected == pytest.approx(16 / 18)
@@ -243,8 +246,8 @@ def test_people_for_ranks_are_the_first_with_three_faces():
 def test_many_photos_of_few_people_say_less():
     random = np.random.default_rng(0)
     truths = np.repeat(random.random(20) < 0.4, 30)  # all photos of a person alike
-    photos = Bootstrap([str(i) for i in range(600)]).mean(truths)
-    people = Bootstrap([str(i // 30) for i in range(600)]).mean(truths)
+    photos = Bootstrap([str(i) for i in range(600)]).share(truths)
+    people = Bootstrap([str(i // 30) for i in range(600)]).share(truths)
     assert people.value == photos.value == pytest.approx(truths.mean())
     assert people.high - people.low > 4 * (photos.high - photos.low)
     share = truths.mean()
@@ -253,11 +256,43 @@ def test_many_photos_of_few_people_say_less():
 
 
 def test_certainty_is_never_claimed_of_shares():
-    none = Bootstrap([str(i) for i in range(10)]).mean(np.zeros(10, np.bool_))
+    none = Bootstrap([str(i) for i in range(10)]).share(np.zeros(10, np.bool_))
     assert (none.value, none.low) == (0, 0)
     assert none.high == pytest.approx(1 - 0.025 ** (1 / 10))
-    few = Bootstrap([str(i // 5) for i in range(10)]).mean(np.ones(10, np.bool_))
+    few = Bootstrap([str(i // 5) for i in range(10)]).share(np.ones(10, np.bool_))
     assert few.low == pytest.approx(0.025 ** (1 / 2))
+    probabilities = Bootstrap([str(i) for i in range(10)]).share(np.zeros(10))
+    assert probabilities == none
+    assert Bootstrap([str(i) for i in range(10)]).mean(np.ones(10)) == Estimate(1, 1, 1, 10)
+    with pytest.raises(OptionError, match="a share is of"):
+        Bootstrap("ab").share([0.5, 2])
+
+
+def test_one_person_says_nothing_about_others():
+    alone = Bootstrap("aaab")
+    only = [True, True, True, False]
+    assert alone.share([True, False, False, True], only) == Estimate(1 / 3, 0, 1, 3)
+    assert alone.share([0, 0, 0, 1], only) == Estimate(0, 0, 0.975, 3)
+    assert alone.mean([1.0, 2, 6, 9], only) == 3
+
+
+def test_draws_in_blocks_are_the_same_draws(monkeypatch):
+    people, values = [str(i % 50) for i in range(70)], np.random.default_rng(0).random(70)
+    whole = Bootstrap(people, 3).mean(values)
+    monkeypatch.setattr(intervals, "AT_ONCE", 1100)
+    assert Bootstrap(people, 3).mean(values) == whole
+    drawn = np.random.default_rng(3).integers(50, size=(2000, 50))
+    times = np.stack([np.bincount(draw, minlength=50) for draw in drawn])
+    np.testing.assert_array_equal(Bootstrap(people, 3)._times, times)
+
+
+def test_many_people_take_little_memory(monkeypatch):
+    monkeypatch.setattr(intervals, "AT_ONCE", 100_000)
+    tracemalloc.start()
+    Bootstrap([str(i) for i in range(4000)], draws=500).mean(np.arange(4000))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 5 * 4000 * 500  # bytes; the draws by themselves have eight each
 
 
 def test_only_what_counts_is_averaged():
@@ -294,11 +329,19 @@ def test_thresholds_are_measured_on_untouched_pairs(monkeypatch):
     assert got.accuracy == pytest.approx(((found < got.thresholds["best"]) == same).mean())
     assert got.folds is None
     assert (got.genuine, got.impostor) == (50, 50)
+    assert got.tar is None  # of 50 pairs none may be accepted, which says nothing of one in 1,000
     order = np.arange(100).reshape(2, 5, 10).transpose(1, 0, 2).ravel()  # five folds of both kinds
     monkeypatch.setattr(judging, "distances", lambda *_: found[order])
     folded = judge(eye(), None, [pairs[i] for i in order], folds=5)
     assert len(folded.folds.folds) == 5
     assert list(folded.thresholds) == ["best"]
+
+
+def test_tar_is_measured_where_a_thousand_impostor_pairs_are(monkeypatch):
+    genuine, impostor = np.linspace(0.1, 0.6, 20), np.linspace(0.5, 0.9, 1000)
+    for count, wanted in ((1000, (genuine < impostor[1]).mean()), (999, None)):
+        pairs, _ = untouched_pairs(monkeypatch, genuine, impostor[:count])
+        assert judge(eye(), None, pairs).tar == wanted
 
 
 def test_where_none_can_be_measured_the_library_s_counts(monkeypatch):

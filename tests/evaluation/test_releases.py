@@ -1,9 +1,12 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from facedeid import inversion, registration
@@ -11,7 +14,7 @@ from facedeid.errors import PhotoError
 from facedeid.evaluation import fingerprints
 from facedeid.evaluation import views as module
 from facedeid.evaluation.datasets import load
-from facedeid.evaluation.fingerprints import method_digest
+from facedeid.evaluation.fingerprints import is_white_box, method_digest, recognizer_digest
 from facedeid.evaluation.originals import Originals
 from facedeid.evaluation.releases import Altered, Releases, text_of
 from facedeid.evaluation.views import Untouched
@@ -19,6 +22,7 @@ from facedeid.faces import Pasted, align, frame, native_size, paste
 from facedeid.methods import Method, parse
 from facedeid.models import Models
 from facedeid.random import stream
+from facedeid.weights import CHECKPOINTS, sha256_of
 
 
 @pytest.fixture
@@ -220,6 +224,57 @@ def test_a_method_knows_its_surrogates(known, models, tmp_path, monkeypatch):
     monkeypatch.setattr(type(releases.method), "surrogates", ("dlib?threshold=0.5",))
     assert releases.white_box(models.recognizer("dlib"))
     assert not releases.white_box(models.recognizer("facedeid-mobile"))
+
+
+def network_file(path, activation="Relu"):
+    """A little ONNX recogniser: convolution, activation, mean."""
+    weight = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], strides=[8, 8]),
+        helper.make_node(activation, ["a"], ["b"]),
+        helper.make_node("ReduceMean", ["b"], ["y"], axes=[2, 3], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("N", 3, 112, 112))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), str(path))
+    return path
+
+
+def test_a_method_knows_a_surrogate_by_another_name(models, tmp_path):
+    one, other = network_file(tmp_path / "one.onnx"), network_file(tmp_path / "b.onnx", "Sigmoid")
+    copied = shutil.copy(one, tmp_path / "copied.onnx")
+    judge = models.recognizer
+    for query in ("", "?mean=0&std=1", "?backend=onnxruntime", "?crop=psp"):
+        method = parse(f'lgc:recognizers=["onnx:{one}"]')
+        assert is_white_box(method, judge(f"onnx:{copied}{query}"), models)
+        assert not is_white_box(method, judge(f"onnx:{other}{query}"), models)
+        method = parse(f'lgc:recognizers=["onnx:{other}"]')
+        assert not is_white_box(method, judge(f"onnx:{copied}{query}"), models)
+    assert not is_white_box(None, judge(f"onnx:{one}"), models)
+
+
+def test_a_public_surrogate_is_known_by_its_file_wherever_it_is(models, tmp_path, monkeypatch):
+    path = network_file(tmp_path / "mine.onnx")
+    public = replace(CHECKPOINTS["mobileface_v2"], sha256=sha256_of(path))
+    monkeypatch.setattr(fingerprints, "CHECKPOINTS", {"mobileface_v2": public})
+    monkeypatch.setenv("FACEDEID_MODELS", str(tmp_path / "empty"))
+    method = parse("mask")
+    monkeypatch.setattr(type(method), "surrogates", ("mobileface-v2",))
+    assert is_white_box(method, models.recognizer(f"onnx:{path}?mean=0&std=1"), models)
+    other = network_file(tmp_path / "other.onnx", "Sigmoid")
+    assert not is_white_box(method, models.recognizer(f"onnx:{other}"), models)
+
+
+def test_networks_of_the_same_weights_are_told_apart(models, tmp_path):
+    files = [network_file(tmp_path / f"{name}.onnx", name) for name in ("Relu", "Sigmoid")]
+    one, other = (recognizer_digest(models.recognizer(f"onnx:{file}")) for file in files)
+    assert one != other
 
 
 def test_releases_depend_on_the_portraits(models, hopper, tmp_path):

@@ -5,25 +5,29 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from facedeid import losses
 from facedeid.errors import OptionError, OutputError, WeightsError
-from facedeid.evaluation import choices, extras, output, pictures
+from facedeid.evaluation import choices, extras, output, pictures, quality
 from facedeid.evaluation import originals as originals_module
 from facedeid.evaluation import views as views_module
-from facedeid.evaluation.appendix import sweeps_table
+from facedeid.evaluation.appendix import attackers_table, sweeps_table
+from facedeid.evaluation.attackers import AttackResult
 from facedeid.evaluation.datasets import load
 from facedeid.evaluation.originals import Originals
 from facedeid.evaluation.records import records
 from facedeid.evaluation.releases import Releases, text_of
 from facedeid.evaluation.run import Settings, evaluate
 from facedeid.evaluation.sheets import NAMES, headline_table, tables
+from facedeid.evaluation.sources import CACHE_MARKER
 from facedeid.evaluation.tables import WHITE_BOX, Estimate
 from facedeid.methods import METHODS, Method, parse
-from facedeid.models import Models
+from facedeid.models import RECOGNIZERS, Models, Recognizer
 
 SETTINGS = {
     "recognizers": ("dlib", "facedeid-mobile"),
@@ -110,6 +114,7 @@ def test_the_tables_say_it_all(done):
     outcomes = [column(verification, n) for n in ("not detected", "not matched", "matched")]
     np.testing.assert_allclose(np.sum(outcomes, 0), 1)
     assert column(others["sweeps"], "value") == [5.0, 49.0]
+    assert column(others["recognisers"], "TAR at FAR 1e-3") == ["12 impostor pairs are too few"] * 2
     assert len(others["robustness"].rows) == 4 * 2 * 2
     assert column(others["recognisers"], "genuine") == [12, 12]
     assert all(isinstance(seconds, float) for seconds in column(others["cost"], "seconds"))
@@ -166,6 +171,7 @@ def test_a_second_run_only_scores(done, lfw_made, cache, models, monkeypatch):
     )
     assert fewer.subjects.pairs == done.subjects.pairs[:5]
     assert not fewer.methods[0].rankings
+    assert (cache / CACHE_MARKER).is_file()
 
 
 def test_a_killed_run_goes_on(lfw_made, models, tmp_path, monkeypatch):
@@ -283,6 +289,53 @@ def test_attacks_are_kept_for_the_same_photos_and_thresholds_only(
     assert attack("facedeid-mobile") == 3
 
 
+def test_the_inverter_depends_on_its_teacher(known, models, tmp_path, monkeypatch):
+    made, digests = [], {"dlib": "a", "facedeid-mobile": "b"}
+    monkeypatch.setattr(extras, "ATTACKERS", {"inverter": lambda bench: made.append(bench) or ()})
+    monkeypatch.setattr(extras, "recognizer_digest", lambda each: digests[each.name])
+    views = Releases(*known, parse("mask"), models, tmp_path)
+    options = {"limit": 2, "seed": 0, "report": lambda text: lambda done, total: None}
+    for teacher, count in (("b", 1), ("b", 1), ("c", 2)):
+        digests["facedeid-mobile"] = teacher
+        extras.attack("inverter", views, models, ["dlib"], **options)
+        assert len(made) == count
+
+
+def test_quality_depends_on_what_measures_it(tmp_path, monkeypatch):
+    views, folders = SimpleNamespace(folder=tmp_path), []
+
+    def look():
+        folders.append(quality.shelf_of(views, None).folder)
+
+    look()
+    monkeypatch.setattr(quality, "shipped_facts", lambda name: {"sha256": name})
+    look()
+    usual = quality.code
+    monkeypatch.setattr(quality, "code", lambda of: "x" if of is losses else usual(of))
+    look()
+    assert len(set(folders)) == 3
+
+
+def test_an_attack_on_one_person_has_no_interval():
+    row = AttackResult(
+        attacker="inverter",
+        variant="",
+        method="mask()",
+        recognizer=None,
+        aligned="original",
+        white_box=False,
+        measure="PSNR (dB)",
+        n=2,
+        value=12.0,
+        low=None,
+        high=None,
+        ordinary=9.0,
+        untouched=None,
+    )
+    table = attackers_table(SimpleNamespace(methods=(), attacks=(row,)))
+    assert column(table, "attacker's") == [12.0]
+
+
 def test_what_cannot_be_done_is_said_before_anything_is_done(
     lfw_made, models, tmp_path, monkeypatch
 ):
@@ -292,6 +345,12 @@ def test_what_cannot_be_done_is_said_before_anything_is_done(
     monkeypatch.setattr(originals_module, "detect", fail)
     monkeypatch.setattr(Method, "__call__", fail)
     monkeypatch.setenv("FACEDEID_MODELS", str(tmp_path / "empty"))
+
+    def damaged():
+        raise WeightsError("the file is damaged")
+
+    spec = replace(RECOGNIZERS["dlib"], name="damaged", build=damaged)
+    monkeypatch.setitem(models._recognizers, "damaged", Recognizer(spec, models.device))
     for data, change, reason in [
         ("photos", {"attackers": ("parrot",)}, "does not say who is who"),
         ("lfw", {"realism": ("squeezent",)}, "no features are called"),
@@ -299,6 +358,8 @@ def test_what_cannot_be_done_is_said_before_anything_is_done(
         ("lfw", {"methods": (parse('lgc:recognizers=["nobody"]'),)}, "no recogniser is called"),
         ("lfw", {"methods": (parse('lgc:recognizers=["ir-se50"]'),)}, "ir_se50 is not in"),
         ("lfw", {"lpips": (Path("store"),)}, "lpips_alex_backbone is not in"),
+        ("photos", {"recognizers": ("facedeid-mobile?crop=psp",)}, "mobile has no known threshold"),
+        ("lfw", {"recognizers": ("damaged",)}, "the file is damaged"),
     ]:
         settings = Settings(**{**SETTINGS, **change})
         with pytest.raises((OptionError, WeightsError), match=reason):
@@ -512,6 +573,7 @@ def test_names():
         ({"ranked": -1}, "ranked must be 0"),
         ({"detector": "nose"}, "unknown detector"),
         ({"seed": -1}, "seed must be 0 or more, got -1"),
+        ({"methods": (parse("feature-embedding:album=true"),)}, "leave out album=true"),
     ],
 )
 def test_settings_that_make_no_sense(change, reason):

@@ -311,6 +311,33 @@ def net_file(tmp_path):
     return face_net(tmp_path / "face.onnx")
 
 
+def test_integers_are_divided_towards_zero(tmp_path):
+    """As exporters do that work out a shape: the last axis in two halves, -7 // 2 = -3."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "last"], ["n"], axis=0),
+        helper.make_node("Mul", ["n", "minus"], ["m"]),
+        helper.make_node("Div", ["m", "two"], ["half"]),
+        helper.make_node("Cast", ["half"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["x", "f"], ["y"]),
+    ]
+    constants = {"last": ints(1), "minus": ints(-1), "two": ints(2)}
+    path = save(tmp_path / "net.onnx", nodes, ("N", 7), constants)
+    x = np.ones((2, 7), np.float32)
+    got = OnnxGraph.from_onnx(path)(torch.from_numpy(x)).numpy()
+    np.testing.assert_array_equal(got, reference(path, x))
+    np.testing.assert_array_equal(got, x - 3)
+
+
+def test_the_structure_tells_networks_of_the_same_weights_apart(tmp_path):
+    nets = [
+        OnnxGraph.from_onnx(save(tmp_path / f"{op}.onnx", [one(op)], (1, 3)))
+        for op in ("Relu", "Sigmoid", "Relu")
+    ]
+    assert nets[0].structure == nets[2].structure != nets[1].structure
+    assert nets[0].source == tmp_path / "Relu.onnx"
+
+
 def test_a_residual_network_and_its_gradient(net_file):
     net = agree(net_file, (2, 3, 12, 12))
     assert net.input_shape == (None, 3, 12, 12)

@@ -1,6 +1,7 @@
 """Tables of what is measured on request, of the recognisers themselves, and of the cost."""
 
 from facedeid.evaluation.choices import Sweep
+from facedeid.evaluation.judges import Judge
 from facedeid.evaluation.realism import REFERENCES, Realism
 from facedeid.evaluation.releases import text_of
 from facedeid.evaluation.results import Results
@@ -77,7 +78,7 @@ def attackers_table(results: Results) -> Table:
     names = {repr(result.views.method): result.views.label for result in results.methods}
     rows = []
     for row in results.attacks:
-        value: Cell = row.reason
+        value: Cell = row.reason if row.value is None else row.value
         if row.value is not None and row.low is not None and row.high is not None:
             value = Estimate(
                 row.value, min(row.low, row.value), max(row.high, row.value), max(row.n, 1)
@@ -207,7 +208,7 @@ def recognizers_table(results: Results) -> Table:
                 judge.thresholds.get("library", "none known"),
                 None if judge.accuracy is None else 100 * judge.accuracy,
                 crossed,
-                judge.tar,
+                _tar(judge),
                 judge.genuine,
                 judge.impostor,
             )
@@ -231,6 +232,12 @@ def recognizers_table(results: Results) -> Table:
         ),
         tuple(rows),
     )
+
+
+def _tar(judge: Judge) -> Cell:
+    """TAR, or why there is none; empty where nothing was measured."""
+    few = judge.tar is None and judge.impostor > 0
+    return f"{judge.impostor:,} impostor pairs are too few" if few else judge.tar
 
 
 def cost_table(results: Results) -> Table:

@@ -163,7 +163,8 @@ def load_lfw(path: Path, away: Collection[Path] = ()) -> Dataset:
     Args:
         path: a folder with `Person/Person_0001.jpg` somewhere below, or with an `lfw.tar`, or such
             an archive; pairs.txt lies in the folder, or beside the folder or archive. Photos that
-            no pair names are left out, so that everybody evaluates on the same ones.
+            no pair names are left out, so that everybody evaluates on the same ones; one that
+            lies there in two versions is refused.
         away: makes no difference: nothing that an evaluation makes has such a name.
 
     Raises:
@@ -177,7 +178,7 @@ def load_lfw(path: Path, away: Collection[Path] = ()) -> Dataset:
         )
     pairs = _read_pairs(listing)
     keys = sorted({key for pair in pairs for key in (pair.first, pair.second)})
-    content, found = lfw_photos(path)
+    content, found = lfw_photos(path, frozenset(keys))
     missing = [key for key in keys if key not in found]
     if missing:
         raise OptionError(
@@ -231,6 +232,13 @@ def _pair(path: Path, number: int, words: Sequence[str], fold: int) -> Pair:
     first, second = (
         f"{who}/{who}_{int(n):04d}.jpg" for who, n in zip(people, numbers, strict=True)
     )
+    if first == second:
+        raise OptionError(f"{path}, line {number}: a photo with itself: {' '.join(words)}")
+    if not same and people[0] == people[1]:
+        raise OptionError(
+            f"{path}, line {number}: one person as two: {' '.join(words)}; a genuine pair is "
+            "written NAME N N"
+        )
     return Pair(first, second, same, fold)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from facedeid.errors import PhotoError
 from facedeid.evaluation import attackers
 from facedeid.evaluation.attackers import ATTACKERS, AttackResult, Bench
+from facedeid.evaluation.attackers.inverter import TEACHER
 from facedeid.evaluation.datasets import Dataset
 from facedeid.evaluation.embedding import Reporter
 from facedeid.evaluation.fingerprints import code, digest, recognizer_digest
@@ -60,7 +61,7 @@ def harden(
             for each in (altered, views):
                 found, valid = each.embeddings(judge.recognizer, probes, aligned)
                 matched = (judge.recognizer.distance(other, found) < threshold) & valid
-                rejected.append(bootstrap.mean(~matched.numpy()))
+                rejected.append(bootstrap.share(~matched.numpy()))
             row = Hardened(
                 method=views.label,
                 operation=operation,
@@ -103,7 +104,9 @@ def attack(
         (each.name, recognizer_digest(each), sorted(each.spec.thresholds.items()))
         for each in models.recognizers(recognizers)
     ]
-    known = digest(name, limit, PHOTOS, seed, judges, _photos(releases.dataset), *_attacking())
+    teacher = [recognizer_digest(models.recognizer(TEACHER))] if name == "inverter" else []
+    parts = (_photos(releases.dataset), *teacher, *_attacking())
+    known = digest(name, limit, PHOTOS, seed, judges, *parts)
     path = releases.folder / f"attack-{name}-{known}.json"
     held = _kept(path)
     if held is not None:

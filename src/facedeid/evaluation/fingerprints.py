@@ -24,12 +24,22 @@ from facedeid.landmarks import MEAN_FACE
 from facedeid.methods import Method, base, classical
 from facedeid.methods.adversarial import Adversarial
 from facedeid.methods.tip_im import TipIm, portraits
-from facedeid.models import Models, Recognizer, crops
+from facedeid.models import Models, Recognizer, crops, recognizer_name
 from facedeid.models.onnx import OnnxRuntime
+from facedeid.nets.onnx_graph import OnnxGraph
 from facedeid.verification import find_again
+from facedeid.weights import CHECKPOINTS
 from facedeid.weights.local import sha256_of
 
-__all__ = ["code", "detector_digest", "digest", "method_digest", "recognizer_digest", "slug"]
+__all__ = [
+    "code",
+    "detector_digest",
+    "digest",
+    "is_white_box",
+    "method_digest",
+    "recognizer_digest",
+    "slug",
+]
 
 FINDING = (detection, placing, resampling)
 MAKING = (alignment, pasting, base)
@@ -76,20 +86,68 @@ def detector_digest(detector: str, dataset: Dataset) -> str:
 
 @lru_cache
 @torch.no_grad()
-def recognizer_digest(recognizer: Recognizer) -> str:
-    """Of the weights, the crop and the normalisation; thresholds do not count."""
+def _net_digest(recognizer: Recognizer) -> str:
+    """Of the weights and, where a file says what is done with them, of that."""
     net = recognizer.net
     weights = hashlib.sha256()
     for name, value in sorted(net.state_dict().items()):
         weights.update(name.encode())
         weights.update(value.detach().cpu().contiguous().view(-1).numpy().tobytes())
     if isinstance(net, OnnxRuntime):
-        weights.update(sha256_of(net._path).encode())
+        weights.update(sha256_of(net.source).encode())
+    if isinstance(net, OnnxGraph):
+        weights.update(net.structure.encode())
+    return weights.hexdigest()
+
+
+@lru_cache
+@torch.no_grad()
+def recognizer_digest(recognizer: Recognizer) -> str:
+    """Of the network, the crop and the normalisation; thresholds do not count."""
+    net = recognizer.net
     probe = torch.linspace(0, 255, 3 * 4).reshape(1, 3, 2, 2)
     scaled = [round(value, 5) for value in recognizer.spec.scale(probe).flatten().tolist()]
     spec = recognizer.spec
-    parts = (type(net).__name__, spec.metric, repr(spec.crop), scaled, weights.hexdigest())
+    parts = (type(net).__name__, spec.metric, repr(spec.crop), scaled, _net_digest(recognizer))
     return digest(*parts, code(crops))
+
+
+def is_white_box(method: Method | None, recognizer: Recognizer, models: Models) -> bool:
+    """Whether a method was trained or optimised against a recogniser, whatever it is called.
+
+    They are the same by their name, by their network (with another crop or normalisation too), or
+    by their file, which is known of a public checkpoint even where the store lacks it.
+
+    Args:
+        method: the method; None: nothing is done.
+        recognizer: who judges.
+        models: where the recognisers come from that the method knows.
+    """
+    if method is None:
+        return False
+    if recognizer.name in map(recognizer_name, method.surrogates):
+        return True
+    # What is attacked is given with the folders of files, which `surrogates` leaves out.
+    given = method.recognizers if isinstance(method, Adversarial) else method.surrogates
+    return any(_marks(recognizer) & _marks_of(name, models) for name in given)
+
+
+def _marks(recognizer: Recognizer) -> set[str]:
+    """The digests of the network and of its ONNX file."""
+    marks, net = {_net_digest(recognizer)}, recognizer.net
+    if isinstance(net, OnnxGraph | OnnxRuntime) and net.source is not None:
+        marks.add(sha256_of(net.source))
+    return marks
+
+
+def _marks_of(name: str, models: Models) -> set[str]:
+    """The same of a recogniser that a method knows, and that may not be here."""
+    published = CHECKPOINTS.get(recognizer_name(name).replace("-", "_"))
+    marks = {published.sha256} if published is not None and published.sha256 else set()
+    try:
+        return marks | _marks(models.recognizer(name))
+    except WeightsError:
+        return marks
 
 
 def method_digest(method: Method, models: Models, seed: int) -> str:

@@ -114,8 +114,8 @@ def rank(
                 aligned=aligned,
                 people=len(photos),
                 curve=each.mean(0),
-                rank1=bootstrap.mean(each[:, 0]),
-                rank5=bootstrap.mean(each[:, 4]) if len(photos) >= 5 else None,
+                rank1=bootstrap.share(each[:, 0]),
+                rank5=bootstrap.share(each[:, 4]) if len(photos) >= 5 else None,
                 detected=detected,
             )
         )

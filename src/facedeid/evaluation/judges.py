@@ -17,13 +17,15 @@ from facedeid.evaluation.statistics import (
 )
 from facedeid.models import Recognizer
 
-__all__ = ["Judge", "distances", "judge", "library_threshold"]
+__all__ = ["LEAST", "Judge", "distances", "judge", "library_threshold", "must_have_threshold"]
 
 CUSTOMARY = ("library", "mean-impostor")
 """Operating points that stand for the library's own, in this order; the second is CurricularFace's
 similarity of 0.19 (Zhao et al. 2022)."""
 LEAST = 10
 """Untouched pairs of each kind that a threshold is measured on at least."""
+FAR = 1e-3
+"""False acceptance rate of `Judge.tar`; measured where it stands for an impostor pair or more."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -39,7 +41,8 @@ class Judge:
     folds: FoldAccuracy | None = None
     """The same by cross-validation, where the data set has folds and all pairs were used."""
     tar: float | None = None
-    """Share of genuine pairs that are accepted where one impostor pair in a thousand is."""
+    """Share of genuine pairs that are accepted where one impostor pair in a thousand is; None: too
+    few of these to tell."""
     genuine: int = 0
     """Untouched genuine pairs that this was measured on."""
     impostor: int = 0
@@ -64,6 +67,20 @@ def library_threshold(recognizer: Recognizer) -> float | None:
         except OptionError:
             continue
     return None
+
+
+def must_have_threshold(recognizer: Recognizer) -> None:
+    """Check that a recogniser can judge where none can be measured.
+
+    Raises:
+        OptionError: it has no threshold of its own.
+    """
+    if library_threshold(recognizer) is None:
+        raise OptionError(
+            f"{recognizer.name} has no known threshold, and there are no {LEAST} genuine and "
+            f"{LEAST} impostor pairs to measure one on; give it with the name, as a distance: "
+            f"'{recognizer.name}?threshold=0.7'"
+        )
 
 
 def distances(
@@ -93,22 +110,17 @@ def judge(
     library = {} if own is None else {"library": own}
     same = np.array([pair.same for pair in pairs], np.bool_)
     if min(int(same.sum()), int((~same).sum())) < LEAST:
-        if not library:
-            raise OptionError(
-                f"{recognizer.name} has no known threshold, and there are no {LEAST} genuine and "
-                f"{LEAST} impostor pairs to measure one on; give it with the name, as a distance: "
-                f"'{recognizer.name}?threshold=0.7'"
-            )
+        must_have_threshold(recognizer)
         return Judge(recognizer=recognizer, thresholds=library)
     found = np.maximum(distances(recognizer, originals, pairs), 0)
     best = best_threshold(found, same)
-    strict = far_threshold(found[~same])
+    strict = far_threshold(found[~same], FAR)
     return Judge(
         recognizer=recognizer,
         thresholds={"best": best, **library},
         accuracy=float(((found < best) == same).mean()),
         folds=ten_fold_accuracy(found, same, folds=folds) if folds else None,
-        tar=float((found[same] < strict).mean()),
+        tar=float((found[same] < strict).mean()) if FAR * (~same).sum() >= 1 else None,
         genuine=int(same.sum()),
         impostor=int((~same).sum()),
     )

@@ -11,18 +11,13 @@ from facedeid.evaluation.pictures import MADE, Figure, write_grid_of, write_plot
 from facedeid.evaluation.records import RECORDS, write_records
 from facedeid.evaluation.results import Results
 from facedeid.evaluation.sheets import NAMES, headline_table, tables
+from facedeid.evaluation.sources import CACHE, MARKER, PLOTS
 from facedeid.evaluation.tables import write_tables
 from facedeid.report import write_whole
 
 __all__ = ["CACHE", "MARKER", "PLOTS", "claim", "write_results"]
 
-MARKER, CACHE, TABLES, PLOTS, SUMMARY = (
-    "evaluation.json",
-    "cache",
-    "tables",
-    "plots",
-    "results.md",
-)
+TABLES, SUMMARY = "tables", "results.md"
 OURS = (PAGE, RECORDS, CACHE, TABLES, PLOTS, SUMMARY)
 SHEETS = re.compile(rf"({'|'.join(NAMES)})\.(md|csv|json)")
 

@@ -146,9 +146,10 @@ def _utility(folder: _Folder, results: Results) -> Iterator[Figure]:
     for result in results.methods:
         worst, ssim = result.headline(results.points), result.quality.cells["SSIM"]
         method = result.views.method
-        if worst is not None and isinstance(ssim, Estimate) and method is not None:
+        if worst is not None and isinstance(ssim, Estimate | float) and method is not None:
             rejected = worst.rejected
-            point = (1 - ssim.value, rejected.value, rejected.low, rejected.high)
+            likeness = ssim.value if isinstance(ssim, Estimate) else ssim
+            point = (1 - likeness, rejected.value, rejected.low, rejected.high)
             points.setdefault(method.name, []).append(point)
     if points:
         share = _share(results)

@@ -161,7 +161,7 @@ def score(comparison: Comparison, against: str, bootstrap: Bootstrap) -> list[Sc
                     point=point,
                     threshold=threshold,
                     aligned=aligned,
-                    rejected=bootstrap.mean(~matched, counted),
+                    rejected=bootstrap.share(~matched, counted),
                     outcomes=three_way(comparison.detected[counted], matched[counted]),
                     strangers=float((others < threshold).mean()) if others.size else None,
                     distance=float(finite.mean()) if len(finite) else None,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from facedeid import losses
 from facedeid.errors import OptionError
 from facedeid.evaluation import metrics
 from facedeid.evaluation.embedding import Progress
@@ -23,7 +24,7 @@ from facedeid.faces import align, frame
 from facedeid.landmarks import PARTS
 from facedeid.models import Models
 from facedeid.nets.lpips import Lpips, lpips, lpips_state
-from facedeid.weights import locate
+from facedeid.weights import locate, shipped_facts
 from facedeid.weights.loading import load_state
 from facedeid.weights.local import sha256_of
 
@@ -112,13 +113,14 @@ def quality(
         del cells["LPIPS"]
     known = np.array([found(views.originals.face(key)) for key in keys])
     detected = views.look(keys)
-    rate = bootstrap.mean(detected, known) if known.any() else "no face was detected before"
+    rate = bootstrap.share(detected, known) if known.any() else "no face was detected before"
     return Quality(method=views.label, cells=cells, detected=rate, n=len(keys))
 
 
 def shelf_of(views: Views, perceptual: Perceptual | None) -> Shelf:
     """Where the rows are kept."""
-    known = digest(perceptual and perceptual.digest, code(metrics), COLUMNS)
+    own = shipped_facts("facedeid-lpips.safetensors").get("sha256")
+    known = digest(perceptual and perceptual.digest, own, code(metrics), code(losses), COLUMNS)
     return Shelf(views.folder / f"quality-{known}", len(COLUMNS), np.float64)
 
 

@@ -13,13 +13,14 @@ from facedeid.evaluation.embedding import Progress, Reporter
 from facedeid.evaluation.extras import attack, harden
 from facedeid.evaluation.identification import Ranking, rank
 from facedeid.evaluation.intervals import Bootstrap
-from facedeid.evaluation.judges import Judge, judge
+from facedeid.evaluation.judges import LEAST, Judge, judge, must_have_threshold
 from facedeid.evaluation.looks import loaded, look_real
 from facedeid.evaluation.originals import Originals
 from facedeid.evaluation.protocols import compare, score
 from facedeid.evaluation.quality import Perceptual, Quality, load_lpips, quality, shelf_of
 from facedeid.evaluation.releases import Releases
 from facedeid.evaluation.results import Cost, Hardened, MethodResult, Results
+from facedeid.evaluation.shelf import cache_of
 from facedeid.evaluation.subjects import Subjects
 from facedeid.evaluation.subjects import subjects as choose
 from facedeid.evaluation.views import Untouched, Views
@@ -62,6 +63,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         finder(self.detector)
+        if any(method.options().get("album") for method in self.all_methods):
+            raise OptionError(
+                "an album is remembered while a program runs, and an evaluation goes on where "
+                "another one stopped: leave out album=true"
+            )
         if not (self.methods or self.sweeps):
             raise OptionError("name a method at least: --methods pixelate,blur:sigma=0.2")
         for name in ("limit", "threshold_pairs"):
@@ -122,9 +128,11 @@ def evaluate(
     """
     models = models or Models()
     recognizers = _recognizers(models, settings.recognizers)
+    _must_judge(recognizers, dataset, settings.threshold_pairs)
     if settings.attackers:
         must_know(dataset)
     features = loaded(settings.realism, models)
+    cache_of(cache)
     room = _Room(
         dataset=dataset,
         settings=settings,
@@ -180,7 +188,16 @@ def _recognizers(models: Models, names: Sequence[str] | None) -> tuple[Recognize
     if not found:
         raise OptionError("there is no recogniser; name one with --recognizers")
     _check_names("recognisers", [each.name for each in found])
+    for each in found:
+        _ = each.net  # a damaged file is noticed now
     return tuple(found)
+
+
+def _must_judge(recognizers: Sequence[Recognizer], dataset: Dataset, most: int | None) -> None:
+    """Check that each has a threshold, where there are too few pairs to measure one on."""
+    if min(len(dataset.genuine(most)), len(dataset.impostor(most))) < LEAST:
+        for each in recognizers:
+            must_have_threshold(each)
 
 
 def _views(room: _Room) -> tuple[Untouched, list[Releases]]:

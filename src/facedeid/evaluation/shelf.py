@@ -9,7 +9,6 @@ import contextlib
 import io
 import os
 import secrets
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedeid.errors import OutputError
+from facedeid.evaluation.sources import CACHE_MARKER
 from facedeid.report import write_whole
 
-__all__ = ["Shelf", "folder_of"]
+__all__ = ["Shelf", "cache_of", "folder_of"]
 
 FLUSH, FILES = 256, 8
 """Rows that are held before they are written, and files from which on they are merged."""
@@ -36,6 +36,18 @@ def folder_of(path: Path) -> Path:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make the folder {path}: {error.strerror}") from error
+    return path
+
+
+def cache_of(path: Path) -> Path:
+    """The folder as `folder_of`, marked as a cache, so that nobody takes what is in it for data.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    marker = folder_of(path) / CACHE_MARKER
+    if not marker.exists():
+        write_whole(marker, ["{}\n"], private=True)
     return path
 
 
@@ -55,9 +67,7 @@ class Shelf:
         self.folder, self.width, self.dtype = folder_of(folder), width, dtype
         self._rows: dict[str, tuple[NDArray[Any], float]] = {}
         self._new: list[str] = []
-        files = sorted(folder.glob("rows-*.npz"))
-        for file in files:
-            self._read(file)
+        files = [file for file in sorted(folder.glob("rows-*.npz")) if self._read(file)]
         if len(files) > FILES:
             self._write(list(self._rows))
             for file in files:
@@ -110,15 +120,24 @@ class Shelf:
             self.folder / f"rows-{secrets.token_hex(8)}.npz", [buffer.getvalue()], private=True
         )
 
-    def _read(self, file: Path) -> None:
+    def _read(self, file: Path) -> bool:
+        """Whether its rows are here now; a damaged file is dropped."""
         try:
-            with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as held:
-                names, rows, seconds = held["names"].tolist(), held["rows"], held["seconds"]
-            if rows.shape == (len(names), self.width) and len(seconds) == len(names):
-                found = zip(names, rows.astype(self.dtype), seconds.tolist(), strict=True)
-                self._rows |= {os.fsdecode(name): (row, took) for name, row, took in found}
-                return
-        except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile):
-            pass
-        with contextlib.suppress(OSError):
-            file.unlink()
+            content = file.read_bytes()
+        except OSError:  # that it cannot be read now does not say that it is damaged
+            return False
+        try:
+            self._rows |= self._parsed(content)
+        except Exception:  # damaged archives raise what they like
+            with contextlib.suppress(OSError):
+                file.unlink()
+            return False
+        return True
+
+    def _parsed(self, content: bytes) -> dict[str, tuple[NDArray[Any], float]]:
+        with np.load(io.BytesIO(content), allow_pickle=False) as held:
+            names, rows, seconds = held["names"].tolist(), held["rows"], held["seconds"]
+        if rows.shape != (len(names), self.width):
+            raise ValueError("rows of another width")
+        found = zip(names, rows.astype(self.dtype), seconds.tolist(), strict=True)
+        return {os.fsdecode(name): (row, took) for name, row, took in found}

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from facedeid.evaluation.datasets import Dataset
 from facedeid.evaluation.embedding import Progress, Sheet, embed_all, vectors
-from facedeid.evaluation.fingerprints import recognizer_digest, slug
+from facedeid.evaluation.fingerprints import is_white_box, recognizer_digest, slug
 from facedeid.evaluation.originals import FACE_WIDTH, Originals, face_of_row, face_row
 from facedeid.evaluation.shelf import Shelf, folder_of
 from facedeid.faces import Face
 from facedeid.methods import Method
-from facedeid.models import Recognizer, recognizer_name
+from facedeid.models import Recognizer
 from facedeid.verification import find_again
 
 __all__ = ["Aligned", "Untouched", "Views"]
@@ -152,8 +152,7 @@ class Views(ABC):
 
     def white_box(self, recognizer: Recognizer) -> bool:
         """Whether the method was trained or optimised against this recogniser."""
-        known = self.method.surrogates if self.method is not None else ()
-        return recognizer.name in map(recognizer_name, known)
+        return is_white_box(self.method, recognizer, self.originals.models)
 
 
 class Untouched(Views):

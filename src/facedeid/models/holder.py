@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from facedeid import weights
 from facedeid.checkpoints import options
-from facedeid.errors import OptionError
+from facedeid.errors import OptionError, WeightsError
 from facedeid.models.album import Album
 from facedeid.models.naming import specified
 from facedeid.models.recognizers import Recognizer
@@ -204,6 +204,11 @@ def _psp() -> PSp:
     path = weights.locate("psp_ffhq_encode")
     state, given = load_state(path), options(path)
     average = state.pop("latent_avg", None)
+    if average is None and given.get("start_from_latent_avg", True):
+        raise WeightsError(
+            f"{path} has no latent_avg, from which its codes start (start_from_latent_avg); "
+            "import the published file"
+        )
     pair = PSp.official(
         given.get("encoder_type", "GradualStyleEncoder"),
         size=given.get("output_size", 1024),

@@ -27,9 +27,10 @@ from torch import Tensor
 
 from facedeid.errors import OptionError, WeightsError
 from facedeid.models.crops import CROPS, Crop, resized
-from facedeid.models.onnx import BACKENDS, Backend, load_onnx
+from facedeid.models.onnx import BACKENDS, Backend, OnnxRuntime, load_onnx
 from facedeid.models.recognizers import GIVEN, Metric, RecognizerSpec
 from facedeid.models.registry import RECOGNIZERS
+from facedeid.nets.onnx_graph import OnnxGraph
 
 __all__ = ["expanded", "recognizer_name", "specified"]
 
@@ -130,15 +131,17 @@ def _number(text: str, key: str) -> float:
 
 def _onnx(base: str, options: Mapping[str, str]) -> RecognizerSpec:
     path = expanded(base.removeprefix("onnx:"))
-    net = load_onnx(path, cast(Backend, _choice(options, "backend", BACKENDS)))
+    backend = cast(Backend, _choice(options, "backend", BACKENDS))
+    net = load_onnx(path, backend)
     crop = _fitted(_crop(options), net.input_shape, options, path)
     scale = _scale(options)
+    net, dim = _running(net, scale, crop, path, backend)
     return RecognizerSpec(
         name=recognizer_name(base),
         summary="an ONNX network of the user's",
         source="given by the user",
         licence="not known",
-        dim=_dim(net, scale, crop, path),
+        dim=dim,
         metric=cast(Metric, _choice(options, "metric", get_args(Metric)[::-1])),
         crop=crop,
         thresholds={},
@@ -163,6 +166,8 @@ def _fitted(
         raise OptionError(f"size={size}: use 8 to 2048")
     if columns is None or columns == size:
         return resized(crop, size, crop.columns if columns is None and size == crop.size else None)
+    if columns > size and size != (rows or size):
+        raise OptionError(f"size={size}: {path} takes pictures of {columns}×{rows}, leave size out")
     if columns > size:
         raise WeightsError(f"{path} takes pictures wider than high, which no crop is")
     start = (size - columns) // 2
@@ -177,16 +182,41 @@ def _scale(options: Mapping[str, str]) -> Callable[[Tensor], Tensor]:
     return lambda chips: (chips[:, order] - mean) / std
 
 
+def _running(
+    net: OnnxGraph | OnnxRuntime,
+    scale: Callable[[Tensor], Tensor],
+    crop: Crop,
+    path: Path,
+    backend: Backend,
+) -> tuple[OnnxGraph | OnnxRuntime, int]:
+    """The network and the length of its embedding.
+
+    In onnxruntime, if that is left open and the network, read as a graph, does not run.
+    """
+    try:
+        return net, _dim(net, scale, crop, path)
+    except OptionError as error:
+        if backend != "auto" or isinstance(net, OnnxRuntime):
+            raise
+        try:
+            other = OnnxRuntime(path, str(error))
+            return other, _dim(other, scale, crop, path)
+        except (OptionError, WeightsError):
+            raise error from None
+
+
 def _dim(net: torch.nn.Module, scale: Callable[[Tensor], Tensor], crop: Crop, path: Path) -> int:
     """Length of the embedding, found by running the network once."""
     left, right = crop.columns or (0, crop.size)
     try:
         with torch.no_grad():
             out = net(scale(torch.zeros(1, 3, crop.size, right - left)))
-    except RuntimeError as error:
+    except OptionError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise OptionError(
-            f"{path} does not take pictures of {crop.size}×{right - left}, give the right "
-            f"size=: {str(error).splitlines()[0]}"
+            f"{path} does not take pictures of {right - left}×{crop.size}, give the right "
+            f"size=: {(str(error).splitlines() or [type(error).__name__])[0]}"
         ) from error
     if out.ndim != 2 or len(out) != 1:
         raise WeightsError(f"{path} gives {tuple(out.shape)}, not one N×D embedding")

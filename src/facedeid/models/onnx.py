@@ -40,7 +40,7 @@ class OnnxRuntime(nn.Module):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
-        self._path, self._why = path, why
+        self.source, self._why = path, why
         try:
             self._session: Any = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
@@ -62,14 +62,14 @@ class OnnxRuntime(nn.Module):
         """
         if torch.is_grad_enabled() and x.requires_grad:
             raise OptionError(
-                f"{self._path.name} runs in onnxruntime and has no gradients: {self._why}"
+                f"{self.source.name} runs in onnxruntime and has no gradients: {self._why}"
             )
         batch = (self.input_shape or (None,))[0] or max(1, len(x))
         try:
             outputs = [self._run(part) for part in torch.split(x.detach().cpu(), batch)]
         except Exception as error:  # as above
             raise OptionError(
-                f"{self._path.name} does not take {tuple(x.shape)}: {error}"
+                f"{self.source.name} does not take {tuple(x.shape)}: {error}"
             ) from error
         return torch.cat(outputs).to(x.device)
 

@@ -54,6 +54,8 @@ class OnnxGraph(nn.Module):
         self._slots = len(slots)
         self._result = slots[graph.output]
         self._apart = False
+        self.source: Path | None = None
+        """The file that it was read from, if it was `from_onnx`."""
         self.eval()
 
     @classmethod
@@ -71,7 +73,14 @@ class OnnxGraph(nn.Module):
         Raises:
             WeightsError: not ONNX, the extra 'onnx' is missing, or an operator is not supported.
         """
-        return cls(read_onnx(Path(path), output=output, fold=fold))
+        net = cls(read_onnx(Path(path), output=output, fold=fold))
+        net.source = Path(path)
+        return net
+
+    @property
+    def structure(self) -> str:
+        """Everything but the weights, as JSON; `constants` are the names of the buffers."""
+        return json.dumps({**asdict(self.graph), "constants": self._names})
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
@@ -126,11 +135,10 @@ class OnnxGraph(nn.Module):
         """Write weights and graph as one safetensors file that `load` reads without onnx."""
         from safetensors.torch import save_file
 
-        graph = {**asdict(self.graph), "constants": self._names}
         tensors = {
             k: v.cpu().contiguous().clone() for k, v in self._buffers.items() if v is not None
         }
-        save_file(tensors, str(path), {"format": _FORMAT, "graph": json.dumps(graph)})
+        save_file(tensors, str(path), {"format": _FORMAT, "graph": self.structure})
 
     @classmethod
     def load(cls, path: Path | str) -> "OnnxGraph":

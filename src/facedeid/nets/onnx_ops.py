@@ -232,6 +232,12 @@ def _gather(x: Tensor, indices: Tensor, *, axis: int) -> Tensor:
     return flat.reshape([*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]])
 
 
+def _div(a: Tensor, b: Tensor) -> Tensor:
+    """Of integers, towards zero."""
+    whole = not (a.is_floating_point() or b.is_floating_point())
+    return torch.div(a, b, rounding_mode="trunc" if whole else None)
+
+
 def _to_float(x: Tensor) -> Tensor:
     """A network keeps its own precision: only integers are converted."""
     return x if x.is_floating_point() else x.to(torch.get_default_dtype())
@@ -250,7 +256,7 @@ OPERATORS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
         "Clip": _clip,
         "Concat": _concat,
         "Conv": _conv,
-        "Div": torch.div,
+        "Div": _div,
         "Elu": F.elu,
         "Exp": torch.exp,
         "Flatten": _flatten,

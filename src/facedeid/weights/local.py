@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
@@ -36,6 +36,30 @@ __all__ = [
 ]
 
 State = Literal["missing", "present", "verified", "altered", "unpinned"]
+
+_FITTING: Mapping[str, Mapping[str, tuple[int, ...] | None]] = {
+    "arcface_torch_r50": {
+        "layer3.13.conv2.weight": (256, 256, 3, 3),
+        "layer3.14.conv2.weight": None,
+    },
+    "arcface_torch_r100": {"layer3.29.conv2.weight": (256, 256, 3, 3)},
+    "curricularface": {
+        "body.48.res_layer.3.weight": (512, 512, 3, 3),
+        "output_layer.3.weight": (512, 25088),
+    },
+    "facenet_casia": {
+        "block8.conv2d.weight": (1792, 384, 1, 1),
+        "last_linear.weight": (512, 1792),
+    },
+    "mobilefacenet_casia": {
+        "linear7.conv.weight": (512, 1, 7, 6),
+        "linear1.conv.weight": (128, 512, 1, 1),
+    },
+}
+"""Of files whose hash is not known: tensors by which they are told from others, with their shapes;
+None: that one must not be there."""
+_CLASSES = {"facenet_casia": 10_575}
+"""People that a network was trained on, where the file may hold its classifier (`logits`)."""
 
 _verified: dict[tuple[str, int, int, int, int], str] = {}
 """Hashes already computed in this process, by path, inode, size and times of the file."""
@@ -254,7 +278,8 @@ def import_file(name: str, path: Path | str, *, converted: Path | None = None) -
     Args:
         name: which checkpoint it is.
         path: the published file; its hash must be the published one, or, where none is known,
-            the one of an earlier import. The first import without a known hash is trusted.
+            the one of an earlier import. The first import without a known hash is trusted, if
+            the file holds tensors and those of that network.
         converted: what `facedeid.checkpoints` made of it, for layouts that are converted.
 
     Returns:
@@ -271,9 +296,38 @@ def import_file(name: str, path: Path | str, *, converted: Path | None = None) -
         )
     published = accept(known, path)
     chosen = converted or path
+    if known.sha256 is None:
+        _must_fit(known, chosen)
     _place(known.stored, lambda target: _copy(chosen, target))
     _pin(name, {"sha256": sha256_of(store() / known.stored), "source_sha256": published})
     return status(name, check=True)
+
+
+def _must_fit(known: Checkpoint, path: Path) -> None:
+    """Open a file that no hash vouches for, before it is recorded as the right one.
+
+    Raises:
+        UnsafeCheckpointError: it would run code; nothing was run.
+        WeightsError: it is damaged, or holds another network.
+    """
+    if known.layout != "tensors" and known.name not in _FITTING:
+        return
+    from facedeid.weights.loading import load_state
+
+    found = {key: tuple(value.shape) for key, value in load_state(path).items()}
+    wanted = dict(_FITTING.get(known.name, {}))
+    if known.name in _CLASSES and "logits.weight" in found:
+        wanted["logits.weight"] = (_CLASSES[known.name], *found["logits.weight"][1:])
+    for key, shape in wanted.items():
+        if found.get(key) != shape:
+            raise WeightsError(
+                f"{path} is not {known.name}: its tensor {key} is {_told(found.get(key))} instead "
+                f"of {_told(shape)}; get {known.filename} from {known.source}"
+            )
+
+
+def _told(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else "×".join(map(str, shape))
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -288,6 +342,12 @@ def accept(known: Checkpoint, path: Path) -> str:
         WeightsError: it is another file.
     """
     found = sha256_of(path)
+    other = next((each.name for each in CHECKPOINTS.values() if each.sha256 == found), known.name)
+    if other != known.name:
+        raise WeightsError(
+            f"{path} is {other}, not {known.name}: its sha256 is {found}; "
+            f"run: facedeid models import {other} {path}"
+        )
     wanted = known.sha256 or _pins().get(known.name, {}).get("source_sha256")
     if wanted is not None and found != wanted:
         origin = "published" if known.sha256 else "recorded at its first import"

@@ -3,7 +3,7 @@
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -14,10 +14,11 @@ from torch import Tensor
 from facedeid.errors import OptionError
 from facedeid.evaluation.attackers.scoring import Scores, scored
 from facedeid.evaluation.datasets import Dataset
+from facedeid.evaluation.fingerprints import is_white_box
 from facedeid.evaluation.originals import Originals
 from facedeid.evaluation.releases import Aligned, Releases
 from facedeid.faces import Face
-from facedeid.models import Models, Recognizer, recognizer_name
+from facedeid.models import Models, Recognizer
 
 __all__ = ["Bench", "Part", "Trial", "must_know", "part_of"]
 
@@ -37,6 +38,16 @@ def part_of(person: str) -> Part:
 
 def _checksum(person: str) -> int:
     return zlib.crc32(os.fsencode(person))
+
+
+def _apart(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Those pairs whose gallery photo is no probe of the ones before, and the other way round."""
+    gallery, probes = set[str](), set[str]()
+    for first, second in pairs:
+        if first != second and first not in probes and second not in gallery:
+            gallery.add(first)
+            probes.add(second)
+            yield first, second
 
 
 def must_know(dataset: Dataset) -> None:
@@ -124,14 +135,16 @@ class Bench:
         return self.limit if part == "tested" else max(LEAST_FITTING, self.limit // 2)
 
     def white_box(self, recognizer: str) -> bool:
-        """Whether the method was trained or optimised against the recogniser of that name."""
-        return recognizer in map(recognizer_name, self.releases.method.surrogates)
+        """Whether the method was trained or optimised against the judge of that name."""
+        judge = next(each for each in self.judges() if each.name == recognizer)
+        return is_white_box(self.releases.method, judge, self.models)
 
     def trial(self, part: Part) -> Trial:
         """Genuine pairs of that part of the people, as far as both faces are found.
 
         One of everybody, in the order of the data set, then second ones, and so on: many people
-        say more than many pairs.
+        say more than many pairs. No photo is both a probe and in the gallery, where it would be
+        compared with itself.
         """
         waiting: dict[str, list[tuple[str, str]]] = {}
         for pair in self.dataset.pairs:
@@ -139,7 +152,7 @@ class Bench:
                 waiting.setdefault(self.person(pair.first), []).append((pair.first, pair.second))
         turns = zip_longest(*waiting.values())
         pairs = (pair for turn in turns for pair in turn if pair is not None)
-        found = (pair for pair in pairs if self._found(*pair))
+        found = _apart(pair for pair in pairs if self._found(*pair))
         return self.trial_of(list(islice(found, self.most(part))))
 
     def trials(self) -> tuple[tuple[Trial, Trial], str | None]:

@@ -68,7 +68,7 @@ def _ridge(x: Tensor, y: Tensor, labels: Tensor, penalty: float, alike: bool) ->
     same = F.one_hot(labels).double()
     target = same @ ((same.T @ b) / same.sum(0)[:, None])
     eye = torch.eye(a.shape[1], dtype=a.dtype)
-    weight = penalty * a.square().sum() / a.shape[1]
+    weight = (penalty * a.square().sum() / a.shape[1]).clamp_min(1e-9)
     prior = eye * weight if alike else torch.zeros(a.shape[1], b.shape[1], dtype=a.dtype)
     found = torch.linalg.solve(a.T @ a + weight * eye, a.T @ target + prior)
     return Head(f"ridge {penalty:g}", found.float(), torch.eye(y.shape[1]), x_mean, y_mean)
@@ -77,7 +77,7 @@ def _ridge(x: Tensor, y: Tensor, labels: Tensor, penalty: float, alike: bool) ->
 def _refined(start: Head, x: Tensor, y: Tensor, labels: Tensor) -> Head:
     """Every release against every untouched photo: those of its person are to be the nearest."""
     probe, gallery = start.probe.clone(), start.gallery.clone()
-    unit = probe.norm() / len(gallery) ** 0.5
+    unit = (probe.norm() / len(gallery) ** 0.5).clamp_min(1e-9)
     parameters = [probe.requires_grad_(), gallery.requires_grad_()]
     optimiser = torch.optim.Adam(
         [{"params": [probe], "lr": RATE * float(unit)}, {"params": [gallery], "lr": RATE}]

@@ -34,7 +34,7 @@ class AttackResult:
     """Genuine pairs behind the figure."""
     value: float | None
     low: float | None
-    """95 % interval of `value`, from a bootstrap over people."""
+    """95 % interval of `value`, from a bootstrap over people; None: there is none."""
     high: float | None
     ordinary: float | None
     """The same of the attacker who compares the released photo and does not adapt."""
@@ -132,9 +132,8 @@ def figure(
         facts: how it came about.
     """
     value, ordinary, untouched = values
-    low, high = (None, None)
-    if not isinstance(value, str):
-        low, high = interval(value, people, seed=bench.seed)
+    none = (None, None)
+    low, high = none if isinstance(value, str) else interval(value, people, seed=bench.seed)
     return AttackResult(
         attacker=attacker,
         variant=variant,

@@ -150,11 +150,12 @@ def figures(scores: Scores, threshold: float | None) -> Mapping[str, NDArray[np.
 
 def interval(
     values: NDArray[np.float64], people: Sequence[str], *, seed: int, draws: int = 2000
-) -> tuple[float, float]:
+) -> tuple[float, float] | tuple[None, None]:
     """95 % interval of the mean of N values, by drawing people with replacement.
 
     Where all values are 0 or all are 1 the bootstrap would answer with a point; the exact
-    (Clopper-Pearson) interval for as many people is given instead.
+    (Clopper-Pearson) interval for as many people is given instead. Of other values of one person
+    there is none.
     """
     codes = np.unique(np.array(people), return_inverse=True)[1]
     counts = np.bincount(codes)
@@ -162,6 +163,8 @@ def interval(
     if values.min() == values.max() and values[0] in (0.0, 1.0):
         exact = clopper_pearson(int(values[0]) * len(counts), len(counts))
         return exact.low, exact.high
+    if len(counts) < 2:
+        return None, None
     chosen = np.random.default_rng(seed).integers(len(counts), size=(draws, len(counts)))
     means = sums[chosen].sum(1) / counts[chosen].sum(1)
     low, high = np.quantile(means, (0.025, 0.975))
