@@ -17,6 +17,9 @@ from PIL import Image
 from facedeid import batch, imaging
 from facedeid.batch import MANIFEST, Done, collect, protect_folder
 from facedeid.errors import OptionError, OutputError
+from facedeid.pipeline import Settings
+from facedeid.plan import Plan, planned
+from facedeid.report import read_records
 
 PORTRAITS = 6
 
@@ -106,8 +109,10 @@ def test_kill_9_loses_nothing(album: Path, tmp_path: Path) -> None:
     assert sorted(leftovers) == [batch.REPORT_HTML, batch.REPORT_JSONL, MANIFEST]
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_ctrl_c_ends_the_command_in_order(album: Path, tmp_path: Path, jobs: int) -> None:
+@pytest.mark.parametrize(("jobs", "times"), [(1, 1), (2, 1), (2, 2)])
+def test_ctrl_c_ends_the_command_in_order(
+    album: Path, tmp_path: Path, jobs: int, times: int
+) -> None:
     for i in range(12):
         shutil.copy(album / "0.png", album / f"more{i}.png")
     target = tmp_path / "out"
@@ -122,12 +127,18 @@ def test_ctrl_c_ends_the_command_in_order(album: Path, tmp_path: Path, jobs: int
     deadline = time.monotonic() + 90
     while not photos(target) and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    for _ in range(times):
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        time.sleep(0.05)
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 130, text
     assert "go on with --resume" in text
+    assert "Ctrl-C again to stop now" in text
     assert "Traceback" not in text
-    assert 1 <= len(photos(target)) < 12
+    assert times > 1 or photos(target)
+    assert len(photos(target)) < 12
+    lines = read_records(target / batch.REPORT_JSONL)
+    assert sorted(line["photo"] for line in lines if line.get("released") is True) == photos(target)
     assert (target / batch.REPORT_HTML).exists()
     assert not list(target.glob(f"{imaging.TEMPORARY_PREFIX}*"))
 
@@ -287,3 +298,171 @@ def test_nothing_to_do(tmp_path: Path) -> None:
         protect_folder([], tmp_path / "out")
     with pytest.raises(OptionError, match="no option strengh"):
         protect_folder(tmp_path, tmp_path / "out", strengh=1)
+
+
+WEAK = {"method": "blur:sigma=0.01", "on_unprotected": "release"}
+
+
+def reported(run: batch.Run) -> dict[str, str]:
+    """Photo -> status, in the report for programs."""
+    lines = read_records(run.output / batch.REPORT_JSONL)
+    return {line["photo"]: line["status"] for line in lines if line["type"] == "photo"}
+
+
+@pytest.fixture
+def blank(tmp_path: Path) -> Path:
+    path = tmp_path / "blank.png"
+    Image.new("RGB", (80, 80), "grey").save(path)
+    return path
+
+
+def test_a_resumed_run_reports_other_photos_of_the_earlier_one(
+    album: Path, blank: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out"
+    protect_folder(album / "0.png", target, **WEAK)  # type: ignore[arg-type]
+    run = protect_folder(blank, target, resume=True, **WEAK)  # type: ignore[arg-type]
+    assert reported(run) == {"0.png": "released-unprotected", "blank.png": "no-face"}
+    assert "RELEASED UNPROTECTED" in run.report_path.read_text()
+    assert [item.photo for item in run.earlier] == ["0.png"]
+    assert (run.total, len(run.done), run.resumed, run.interrupted) == (1, 1, 0, False)
+    (target / "0.png").unlink()
+    run = protect_folder(blank, target, resume=True, **WEAK)  # type: ignore[arg-type]
+    assert reported(run) == {"blank.png": "no-face"}
+
+
+def test_overwriting_reports_what_it_does_not_replace(
+    album: Path, blank: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out"
+    protect_folder([album / "0.png", blank], target, **WEAK)  # type: ignore[arg-type]
+    run = protect_folder(blank, target, "mask", on_no_face="copy", overwrite=True)
+    assert reported(run) == {"0.png": "released-unprotected", "blank.png": "copied"}
+    text = run.report_path.read_text()
+    assert "RELEASED UNPROTECTED" in text
+    assert "Results of an earlier run: 1 photo" in text
+    again = protect_folder(
+        [album / "0.png", blank], target, "mask", on_no_face="copy", resume=True
+    )  # what had other settings is done afresh
+    assert again.resumed == 1
+    assert reported(again) == {"0.png": "protected", "blank.png": "copied"}
+    assert "Results of an earlier run" not in again.report_path.read_text()
+
+
+def test_an_interrupted_overwriting_run_reports_what_is_still_there(
+    album: Path, blank: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out"
+    protect_folder([album / "0.png", blank], target, **WEAK)  # type: ignore[arg-type]
+
+    def interrupt(_: Done) -> None:
+        raise KeyboardInterrupt
+
+    run = protect_folder(
+        [blank, album / "0.png"], target, "mask", overwrite=True, progress=interrupt
+    )
+    assert run.interrupted
+    assert reported(run) == {"0.png": "released-unprotected", "blank.png": "no-face"}
+
+
+@pytest.mark.parametrize("name", [MANIFEST, f"{imaging.TEMPORARY_PREFIX}x.tmp"])
+def test_a_folder_that_cannot_be_written_is_said_in_words(
+    blank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / name).touch()
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    with pytest.raises(OutputError, match=f"cannot remove .*{name}: Read-only file system"):
+        protect_folder(blank, target, "mask", overwrite=True)
+
+
+def test_a_read_only_disk_may_refuse_to_remove_what_is_not_there(
+    blank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(OutputError, match=r"cannot write the report .*Read-only file system"):
+        protect_folder(blank, tmp_path / "out", "mask")
+
+
+def test_the_input_folder_is_no_output_folder(album: Path) -> None:
+    with pytest.raises(OptionError, match=r"album is the output folder too; choose another with"):
+        protect_folder(album, album, "mask")
+
+
+def test_a_selection_goes_into_the_plan_and_not_beside_it(album: Path, tmp_path: Path) -> None:
+    for settings, protect in (
+        (Settings(), True),
+        (Settings(keep=("0",)), False),
+        (Settings(only=("0",)), True),
+        (Settings(only=("7",)), True),  # such a photo would not be released; a plan releases it
+    ):
+        choose = batch.selected(settings, single=True)
+        entry = planned(album / "0.png", "0.png", detector="hog", min_face=24, choose=choose)
+        assert [face["protect"] for face in entry["faces"]] == [protect]
+    with pytest.raises(OptionError, match="in one photo only"):
+        batch.selected(Settings(keep=("0",)), single=False)
+    for option in ("keep", "only"):
+        with pytest.raises(OptionError, match='edit "protect" in it'):
+            protect_folder(
+                album / "0.png", tmp_path / "out", "mask", plan=Plan({}), **{option: ("0",)}
+            )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_is_answered_and_repeated(workers: int, capfd: pytest.CaptureFixture[str]) -> None:
+    with batch._Interrupts(workers) as asked:
+        signal.raise_signal(signal.SIGINT)
+        assert (asked.asked, asked.asked_twice) == (True, False)
+        assert "under way; Ctrl-C again to stop now\n" in capfd.readouterr().err
+        if workers > 1:
+            signal.raise_signal(signal.SIGINT)  # for workers, who are looked after elsewhere
+            assert asked.asked_twice
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_result_that_could_not_be_noted_goes(
+    album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    target, real = tmp_path / "out", batch.protect_file
+    if again:
+        protect_folder(album / "0.png", target, **WEAK)  # type: ignore[arg-type]
+
+    def late(*args: object, **kwargs: object) -> None:
+        real(*args, **kwargs)  # type: ignore[arg-type]
+        assert photos(target) == ["0.png"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch, "protect_file", late)
+    run = protect_folder(album / "0.png", target, "mask", overwrite=again)
+    assert run.interrupted
+    assert photos(target) == []
+    assert reported(run) == {}
+
+
+def test_an_interruption_leaves_what_was_there(
+    album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "0.png").write_bytes(b"somebody's only copy")
+
+    def early(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch, "protect_file", early)
+    assert protect_folder(album / "0.png", target, "mask", overwrite=True).interrupted
+    assert (target / "0.png").read_bytes() == b"somebody's only copy"

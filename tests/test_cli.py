@@ -1,6 +1,8 @@
 """The commands as a user types them."""
 
+import importlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.table import Table
 
 from facedeid import __version__
 from facedeid.cli import main
@@ -166,7 +169,7 @@ def test_a_plan_is_written_corrected_and_followed(
     plan.write_text(json.dumps(data))
     code, text = run(*command, capsys=capsys)
     assert code == 4, text
-    assert "1  all faces to be kept" in text
+    assert "1  all faces to be kept: written anew, no face changed" in text
     kept = np.asarray(Image.open(target / "hopper.jpg")).astype(int)
     assert np.abs(kept - np.asarray(Image.open(album / "hopper.jpg"))).mean() < 2
     turned = np.asarray(Image.open(target / "turned.png"))
@@ -188,6 +191,22 @@ def test_a_plan_is_written_corrected_and_followed(
     code, text = run(*command, "--overwrite", capsys=capsys)
     assert code == 2
     assert "is there twice" in text
+
+
+def test_a_plan_takes_over_which_faces_to_keep(
+    hopper_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, target = tmp_path / "plan.json", tmp_path / "out"
+    command = ("protect", hopper_path, "-o", target, "-m", "mask", "--plan", plan)
+    code, text = run(*command, "--keep", "0", capsys=capsys)
+    assert code == 0
+    assert "without --keep and --only" in text
+    (face,) = json.loads(plan.read_text())["photos"][0]["faces"]
+    assert face["protect"] is False
+    code, text = run(*command, "--keep", "0", capsys=capsys)
+    assert code == 2
+    assert "the plan says which faces" in text
+    assert not target.exists()
 
 
 @pytest.mark.parametrize(
@@ -253,6 +272,97 @@ def test_bad_usage_is_explained(
     assert (got, complaint in text) == (code, True), text
     assert "Traceback" not in text
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def wall(tmp_path: Path) -> Path:
+    """A photo without a face."""
+    photo = tmp_path / "in" / "wall.png"
+    photo.parent.mkdir()
+    Image.new("RGB", (60, 40), "teal").save(photo)
+    return photo
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cli",
+        "_cli_budget",
+        "_cli_evaluate",
+        "_cli_invert",
+        "_cli_models",
+        "_cli_sensitivity",
+        "_cli_train",
+    ],
+)
+def test_words_between_colons_stay_words(name: str) -> None:
+    out = importlib.import_module(f"facedeid.{name}").out
+    table = Table("o:car:", title="t:car:")
+    table.add_row("lfw:two:car:")
+    with out.capture() as printed:
+        out.print("mask:car:", table)
+    text = printed.get()
+    for word in ("mask:car:", "o:car:", "t:car:", "lfw:two:car:"):
+        assert word in text
+
+
+def test_what_was_not_protected_was_still_written_anew(
+    wall: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "o:car:"
+    words = ["-m", "mask", "--on-no-face", "copy"]
+    code, text = run("protect", wall, "-o", target, *words, capsys=capsys)
+    assert code == 0
+    assert "1  without a face: written anew, no face changed" in text
+    assert f"results  {target}\n" in text
+
+
+def test_options_that_do_nothing_are_named(
+    wall: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["protect", wall, "--draws", "2"]
+    words = ["-m", "mask", "--subject", "bob"]
+    _, text = run(*base, *words, "-o", tmp_path / "a", capsys=capsys)
+    assert "warning: --subject does nothing: mask spends no privacy budget" in text
+    assert "warning: --draws 2: mask draws nothing, so all will be the same" in text
+    _, text = run(*base, "--identity", "3", "-o", tmp_path / "b", capsys=capsys)
+    assert "warning: --draws 2: feature-embedding draws nothing" in text
+    _, text = run(*base, "-m", "noise:sigma=60", "-o", tmp_path / "c", capsys=capsys)
+    assert "does nothing" not in text
+    assert "--draws" not in text
+
+
+def test_a_line_names_its_photo_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    frames = [Image.new("L", (20, 20), shade) for shade in (0, 255)]
+    Path("in").mkdir()
+    frames[0].save("in/anim.gif", save_all=True, append_images=frames[1:])
+    words = ["-m", "noise:sigma=60", "-o", "out"]
+    for given in ("in", "in/anim.gif", "in/*.gif", tmp_path / "in"):
+        code, text = run("protect", given, *words, "--overwrite", capsys=capsys)
+        assert code == 1
+        assert "\nanim.gif: it has 2 frames" in f"\n{text}"
+    _, text = run("protect", "in", *words, "--overwrite", "--draws", "2", capsys=capsys)
+    assert "draw-1/anim.gif: it has 2 frames" in text
+
+
+def test_words_after_two_dashes_reach_the_sub_command(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = run("budget", "set", "--", "-1", capsys=capsys)
+    assert code == 2
+    assert "from 0 up" in text
+
+
+def test_an_encoding_without_epsilon_ends_nothing(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "facedeid", "budget"],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "FACEDEID_LEDGER": str(tmp_path / "none")},
+    )
+    assert result.returncode == 0, result.stderr
+    assert b"spent ?" in result.stdout
 
 
 def test_sizes_must_agree_to_verify(

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from evaluation_photos import make
-from facedeid._cli_evaluate import _command
+from facedeid._cli_evaluate import _Bars, _command
 from facedeid.cli import main
 from facedeid.errors import OptionError
 
@@ -124,6 +124,13 @@ def test_help_comes_without_networks():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     assert "--robustness" in text
+
+
+def test_a_stage_is_named_as_it_is():
+    bars = _Bars()
+    bars.begin("releases [of] mask:car:")
+    bar = bars._bar
+    assert bar.columns[0](bar.tasks[0]).plain == "releases [of] mask:car:"
 
 
 def test_the_command_is_told_without_folders():

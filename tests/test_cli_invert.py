@@ -23,15 +23,16 @@ def test_photo_reconstruction_and_difference_in_a_row(typed, hopper_path, tmp_pa
 def test_what_cannot_be_inverted(typed, hopper_path, tmp_path):
     blank = tmp_path / "blank.png"
     Image.new("RGB", (200, 200), "grey").save(blank)
-    for arguments, complaint in (
-        ((blank, "-o", tmp_path / "a.png"), "no face"),
-        ((tmp_path / "none.jpg", "-o", tmp_path / "a.png"), "none.jpg"),
-        ((hopper_path, "-o", tmp_path / "no" / "a.png"), "no such folder"),
-        ((hopper_path, "-o", tmp_path / "a.txt"), "write a .png"),
-        ((hopper_path, "-o", tmp_path / f"{'a' * 300}.png"), "long"),
-        ((hopper_path, "-o", tmp_path / "a.png", "--pair", "other"), "no pair is called"),
+    for arguments, status, complaint in (
+        ((blank, "-o", tmp_path / "a.png"), 4, "no face"),
+        ((tmp_path / "none.jpg", "-o", tmp_path / "a.png"), 1, "none.jpg"),
+        (("-o", tmp_path / "a.png", "--", "-dash.jpg"), 1, "-dash.jpg: cannot be read"),
+        ((hopper_path, "-o", tmp_path / "no" / "a.png"), 1, "no such folder"),
+        ((hopper_path, "-o", tmp_path / "a.txt"), 1, "write a .png"),
+        ((hopper_path, "-o", tmp_path / f"{'a' * 300}.png"), 1, "long"),
+        ((hopper_path, "-o", tmp_path / "a.png", "--pair", "other"), 2, "no pair is called"),
     ):
         code, text = typed("invert", *arguments)
-        assert code != 0
+        assert code == status
         assert complaint in " ".join(text.split())
     assert [p.name for p in tmp_path.iterdir()] == ["blank.png"]

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from facedeid import weights
 from facedeid._cli_models import app
-from facedeid.errors import UnsafeCheckpointError, WeightsError
+from facedeid.errors import OptionError, UnsafeCheckpointError, WeightsError
 
 STATE = {"conv.weight": torch.ones(2, 3)}
 YUNET = weights.CHECKPOINTS["yunet"]
@@ -21,6 +21,7 @@ YUNET = weights.CHECKPOINTS["yunet"]
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv("FACEDEID_MODELS", str(tmp_path / "store"))
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("facedeid.weights.local._FITTING", {})  # any tensors are the right ones
     return tmp_path / "store"
 
 
@@ -64,7 +65,24 @@ def test_show(store):
     ):
         assert text in result.output
     assert "trusted on first use" in run("show", "psp_ffhq_encode").output
-    assert "no checkpoint is called 'nothing'" in fails("show", "nothing")
+    assert isinstance(run("show", "nothing").exception, OptionError)
+    assert "no checkpoint is called 'nothing'" in str(run("show", "nothing").exception)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("dlib", ("CC0", "dlib_face_recognition_resnet_model_v1.dat", "yes")),
+        ("dlib landmarks", ("excludes commercial use", "no")),
+        ("facedeid-mobile", ("facedeid-mobile.safetensors", "non-commercial", "sha256")),
+        ("facedeid-mobile.safetensors", ("facedeid-mobile.md", "non-commercial")),
+    ],
+)
+def test_show_knows_what_comes_along(name, words):
+    result = run("show", name)
+    assert result.exit_code == 0
+    for word in words:
+        assert word in result.output
 
 
 def test_show_says_what_a_trusted_file_is_held_to(tmp_path):
@@ -144,7 +162,7 @@ def test_verify(tmp_path, store):
     (store / "CurricularFace_Backbone.pth").write_bytes(b"altered")
     assert fails("verify") == "not as they should be: curricularface"
     assert "ALTERED" in run("verify", "curricularface").output
-    assert "not as they should be: yunet" in fails("verify", "yunet")
+    assert fails("verify", "yunet") == "not in the store: yunet"
 
 
 def test_path(store):

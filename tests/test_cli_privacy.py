@@ -88,6 +88,13 @@ def test_several_draws_and_their_contact_sheet(typed, hopper_path, tmp_path, led
     assert sum(a.spent for a in Ledger(ledger).accounts()) == 12  # nothing was done again
 
 
+def test_a_sensitivity_that_could_not_be_written_is_not_measured(typed, tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "wall.png")
+    code, text = typed("sensitivity", tmp_path / "wall.png", "-o", tmp_path / "no" / "x.json")
+    assert code == 1
+    assert "no such folder" in text
+
+
 def test_sensitivity_is_measured_and_labelled(typed, hopper_path, astronaut, tmp_path):
     folder = tmp_path / "reference"
     folder.mkdir()
@@ -111,5 +118,5 @@ def test_sensitivity_is_measured_and_labelled(typed, hopper_path, astronaut, tmp
     assert "exists" in text
     Image.fromarray(np.full((90, 90, 3), 99, np.uint8)).save(tmp_path / "wall.png")
     code, text = typed("sensitivity", tmp_path / "wall.png")
-    assert code == 1
+    assert code == 4
     assert "two at least" in text

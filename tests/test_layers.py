@@ -33,6 +33,7 @@ ROOMS = [
     "evaluation",
     "training",
     "batch",
+    "_cli_console",
     "demo",
     "_cli_models",
     "_cli_evaluate",

@@ -149,6 +149,7 @@ def test_no_face(models: Models) -> None:
         protect(empty, models=models)
     copied = protect(empty, models=models, on_no_face="copy")
     assert copied.report.status == "copied"
+    assert copied.report.message.endswith("written anew with no face changed")
     assert np.array_equal(copied.image, empty)
     skipped = protect(empty, models=models, on_no_face="skip")
     assert skipped.photo is None
@@ -164,6 +165,7 @@ def test_nobody_selected_is_not_the_same_as_nobody_there(hopper: Array, models: 
     assert result.photo is None
     everybody = protect_photo(photo, Settings(keep=("0",)), models)
     assert everybody.report.status == "kept"
+    assert everybody.report.message.endswith("written anew with no face changed")
     assert np.array_equal(everybody.image, hopper)
     assert [f.outcome for f in everybody.report.faces] == ["kept"]
 

@@ -6,6 +6,7 @@ import resource
 from html.parser import HTMLParser
 from pathlib import Path
 from types import MappingProxyType
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from facedeid import report
 from facedeid.errors import OptionError, OutputError
 from facedeid.methods.classical import Pixelate
 from facedeid.models import Models
-from facedeid.pipeline import FaceReport, PhotoReport, Previews, Settings
+from facedeid.pipeline import FaceReport, PhotoReport, Previews, Settings, Status
+from facedeid.report.cards import STATUSES
 from facedeid.report.pictures import COLOURS
 from facedeid.verification import Match, Verdict
 
@@ -419,7 +421,7 @@ def test_what_needs_attention_comes_first_and_says_what_to_do(tmp_path, run):
         "Released although not protected",
         "Could not be processed",
         "Not released: a face is still recognisable",
-        "Copied as they are",
+        "Released although no face was found",
         "No face found, not released",
         "measured evidence, not a proof of anonymity",
         ">Faces<",
@@ -430,6 +432,26 @@ def test_what_needs_attention_comes_first_and_says_what_to_do(tmp_path, run):
         assert advice in text[: places[-1]]
     assert "All 1 photo" not in text
     assert "did not finish" not in text
+
+
+def test_photos_that_nothing_was_done_to_are_no_failures(tmp_path, run):
+    records = [
+        run,
+        line("kept.jpg", kept(0), status="kept", message="every face is to be kept"),
+        line("other.jpg", kept(0), status="none-selected", released=False),
+        line("old.jpg") | {"earlier": True},
+    ]
+    text = page(tmp_path, records)
+    assert "badge bad" not in text
+    assert "tile bad" not in text
+    assert "note bad" not in text
+    assert "Faces kept: 1 photo" in text
+    assert "Not released: no face of those asked for: 1 photo" in text
+    assert "Results of an earlier run: 1 photo" in text
+
+
+def test_every_status_has_words():
+    assert set(get_args(Status)) == set(STATUSES)
 
 
 def test_unfinished_and_perfect_runs_say_so(tmp_path, run):

@@ -1,14 +1,13 @@
 """`facedeid budget`: what releases have spent of each person's privacy, and limits to it."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from facedeid._cli_console import console
 from facedeid.errors import OptionError
 
 __all__ = ["app"]
@@ -18,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+out = console()
 
 File = Annotated[
     Path | None,

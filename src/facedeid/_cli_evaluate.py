@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
 from facedeid import __version__
+from facedeid._cli_console import console
 
 if TYPE_CHECKING:
     from facedeid.evaluation.embedding import Progress
@@ -24,8 +24,8 @@ __all__ = ["app"]
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False
 )
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = console()
+err = console(stderr=True)
 
 
 @app.command()
@@ -134,11 +134,11 @@ class _Bars:
     """A bar on the terminal for what is going on; lines where there is no terminal."""
 
     def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
         self._bar = Bar(
-            "[progress.description]{task.description}",
+            TextColumn("{task.description}", style="progress.description", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -157,7 +157,7 @@ class _Bars:
 
     def begin(self, stage: str) -> "Progress":
         """A stage; gives whom to tell about it."""
-        self._bar.reset(self._task, description=escape(stage), total=None)
+        self._bar.reset(self._task, description=stage, total=None)
         said = False
 
         def progress(done: int, total: int) -> None:

@@ -1,15 +1,14 @@
 """`facedeid invert`: a face as the generator gives it back, beside the photo."""
 
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from facedeid._cli_console import console
 from facedeid.errors import NoFaceError, OutputError
 
 __all__ = ["app"]
@@ -17,7 +16,7 @@ __all__ = ["app"]
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False
 )
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+out = console()
 
 
 @app.command()

@@ -1,17 +1,17 @@
 """`facedeid models`: which weights there are, which are here, and how they come here."""
 
-import sys
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from facedeid.errors import WeightsError
+from facedeid._cli_console import console
+from facedeid.errors import OptionError, WeightsError
 
 if TYPE_CHECKING:
     from facedeid.weights import Checkpoint, Progress, Status
@@ -23,8 +23,8 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = console()
+err = console(stderr=True)
 
 Name = Annotated[str, typer.Argument(help="A name from `facedeid models list`.")]
 
@@ -64,11 +64,10 @@ def list_models() -> None:
     table = Table("name", "here", "size", "commercial use", "what it is", box=None)
     for name, file, licence, summary in _BUILT_IN:
         here = "built in" if _built_in(file) else "[red]missing[/]"
-        use = "yes" if licence == "CC0" else "no"
-        table.add_row(name, here, "", use, f"{summary} (face_recognition_models)")
+        table.add_row(name, here, "", _use(licence), f"{summary} (face_recognition_models)")
     for name in _shipped():
         facts = weights.shipped_facts(name)
-        use = "no" if "non-commercial" in facts.get("licence", "") else "unclear"
+        use = _use(facts.get("licence", ""))
         what = f"{facts.get('what', '')} (comes with facedeid)"
         table.add_row(escape(name), "built in", _size(facts.get("size")), use, escape(what))
     for known in weights.CHECKPOINTS.values():
@@ -77,6 +76,27 @@ def list_models() -> None:
         table.add_row(known.name, state, _size(known.size), use, escape(known.summary))
     out.print(table)
     out.print(f"\nstore: {escape(str(weights.store()))}")
+
+
+def _use(licence: str) -> str:
+    """Whether the licence of what comes along allows commercial use."""
+    if licence == "CC0":
+        return "yes"
+    return "no" if re.search("non-commercial|excludes commercial", licence) else "unclear"
+
+
+def _entry(name: str) -> "Checkpoint":
+    """The registry's entry.
+
+    Raises:
+        OptionError: nothing is known by that name.
+    """
+    from facedeid import weights
+
+    try:
+        return weights.entry(name)
+    except WeightsError as error:
+        raise OptionError(str(error)) from error
 
 
 def _built_in(file: str) -> bool:
@@ -107,13 +127,45 @@ def show(name: Name) -> None:
     """Everything about one checkpoint: licence, paper, input, hash, where to get it."""
     from facedeid import weights
 
-    known, status = weights.entry(name), weights.status(name)
+    facts = _brought(name) or _facts(_entry(name), weights.status(name))
     table = Table(box=None, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for label, text in _facts(known, status):
+    for label, text in facts:
         table.add_row(label, escape(text))
     out.print(table)
+
+
+def _brought(name: str) -> list[tuple[str, str]]:
+    """What is known of a file that comes along, by its name or file name; of others, nothing."""
+    from facedeid import weights
+
+    for known, file, licence, summary in _BUILT_IN:
+        if name in (known, file):
+            return [
+                ("name", known),
+                ("what it is", summary),
+                ("licence", licence),
+                ("commercial use", _use(licence)),
+                ("file", file),
+                ("comes with", "face_recognition_models"),
+            ]
+    for file in _shipped():
+        if name in (file, Path(file).stem):
+            facts = weights.shipped_facts(file)
+            licence = facts.get("licence", "not known")
+            return [
+                ("name", Path(file).stem),
+                ("what it is", facts.get("what", "")),
+                ("licence", licence),
+                ("commercial use", _use(licence)),
+                ("file", file),
+                ("size", _size(facts.get("size"))),
+                ("sha256", facts.get("sha256", "not known")),
+                ("card", facts.get("card", "none")),
+                ("comes with", "facedeid"),
+            ]
+    return []
 
 
 def _facts(known: "Checkpoint", status: "Status") -> list[tuple[str, str]]:
@@ -144,7 +196,7 @@ def download(name: Name) -> None:
     """Fetch a checkpoint into the store; a transfer that was cut off goes on where it stopped."""
     from facedeid import weights
 
-    known = weights.entry(name)
+    known = _entry(name)
     before = weights.status(name).state
     err.print(f"{known.name}: {escape(known.licence)}")
     with _bar(name) as progress:
@@ -185,7 +237,7 @@ def import_(
     """Take a file that you fetched yourself into the store, after checking what it is."""
     from facedeid import weights
 
-    if weights.entry(name).converted:
+    if _entry(name).converted:
         from facedeid import checkpoints
 
         status = checkpoints.import_checkpoint(name, file)
@@ -202,11 +254,15 @@ def verify(
     """Hash files of the store again and compare."""
     from facedeid import weights
 
+    if name != "all":
+        _entry(name)
     found = weights.verify(name)
     table = Table("name", "state", Column("sha256", overflow="fold"), "known from", box=None)
     for status in found:
         table.add_row(status.name, _STATE[status.state], status.sha256 or "", status.trust)
     out.print(table if found else "the store is empty")
+    if "missing" in (status.state for status in found):  # only where it was asked for by name
+        raise WeightsError(f"not in the store: {name}")
     bad = [status.name for status in found if status.state != "verified"]
     if bad:
         raise WeightsError(f"not as they should be: {', '.join(bad)}")
@@ -219,4 +275,5 @@ def path(
     """Print where the store is, or where one verified file is."""
     from facedeid import weights
 
-    out.print(escape(str(weights.store() if name is None else weights.locate(name))))
+    found = weights.store() if name is None else weights.locate(_entry(name).name)
+    out.print(escape(str(found)))

@@ -1,14 +1,14 @@
 """`facedeid sensitivity`: how far apart the identity vectors of a reference set lie."""
 
 import json
-import sys
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from facedeid._cli_console import console
 from facedeid.errors import NoFaceError
 
 __all__ = ["app"]
@@ -16,8 +16,8 @@ __all__ = ["app"]
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False
 )
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = console()
+err = console(stderr=True)
 
 
 @app.command()
@@ -45,8 +45,10 @@ def sensitivity(
     from facedeid.privacy import bounded, empirical
     from facedeid.report import write_whole
 
-    if output is not None and output.exists():
+    if output is not None and os.path.exists(output):  # noqa: PTH110 (nor for long names)
         raise OutputError(f"{output} exists; choose another file")
+    if output is not None and not output.absolute().parent.is_dir():
+        raise OutputError(f"--output {output}: there is no such folder")
     models = Models(device)
     dlib, net = models.recognizer("dlib"), models.identity
     found = []

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from facedeid.errors import OutputError, TrainingError
+from facedeid._cli_console import console
+from facedeid.errors import OptionError, OutputError, TrainingError
 
 __all__ = ["app"]
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False
 )
-out = Console(highlight=False, soft_wrap=True, markup=False)
+out = console(markup=False)
 
 
 @app.command()
@@ -71,11 +71,14 @@ def train(
     from facedeid.training.loop import train as run
     from facedeid.training.recipes import configured
 
-    chosen = configured(recipe, settings or ())
-    allowed = None if budget is None else seconds(budget)
+    try:
+        chosen = configured(recipe, settings or ())
+        allowed = None if budget is None else seconds(budget)
+    except TrainingError as error:
+        raise OptionError(str(error)) from error
     on = device_of(device)
     if not 0 <= seed < 2**63:
-        raise TrainingError(f"--seed {seed}: give a whole number from 0 to 2**63 - 1")
+        raise OptionError(f"--seed {seed}: give a whole number from 0 to 2**63 - 1")
     given = {setting.partition("=")[0] for setting in settings or ()}
     small = {k: v for k, v in chosen.small.items() if dry_run and k not in given}
     reduced = {k: getattr(chosen, k) for k, v in small.items() if getattr(chosen, k) != v}

@@ -5,6 +5,7 @@ one when it is done; the report is made from it. Whatever happens in between, a 
 done, with its line, or begun again by `resume`.
 """
 
+import contextlib
 import dataclasses
 import functools
 import glob
@@ -12,27 +13,34 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from facedeid import imaging, report
 from facedeid.defaults import METHOD
 from facedeid.errors import FacedeidError, OptionError, OutputError, PrivacyError
+from facedeid.faces import Face
 from facedeid.methods import Method
-from facedeid.models import Models
+from facedeid.models import Models, Recognizer
 from facedeid.pipeline import PhotoReport, Settings, protect_file
-from facedeid.plan import Plan
+from facedeid.plan import Choose, Plan
 from facedeid.selection import Selection
 
-__all__ = ["MANIFEST", "Done", "Run", "Source", "collect", "protect_folder"]
+__all__ = ["MANIFEST", "Done", "Run", "Source", "collect", "protect_folder", "selected"]
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
 
 MANIFEST = "facedeid-run.jsonl"
 """Name of the manifest in the output folder."""
@@ -40,6 +48,8 @@ REPORT_HTML = "facedeid-report.html"
 REPORT_JSONL = "facedeid-report.jsonl"
 SHEETS = "contact-sheets"
 """Folder of the draws side by side."""
+PATIENCE = 0.2
+"""Seconds between looks at whether a run with workers is to end at once."""
 RESERVED = (MANIFEST, REPORT_HTML, REPORT_JSONL)
 
 
@@ -79,6 +89,8 @@ class Run:
     interrupted: bool = False
     resumed: int = 0
     """Photos that an earlier run had finished."""
+    earlier: list[Done] = field(default_factory=list)
+    """What earlier runs did with other photos in the same folder: in the report only."""
 
     @property
     def counts(self) -> Counter[str]:
@@ -102,7 +114,7 @@ def collect(inputs: Sequence[str | Path], output: Path | None) -> tuple[list[Sou
     nothing will be written).
 
     Raises:
-        OptionError: an input does not exist, or nothing was given.
+        OptionError: an input does not exist or is the output folder, or nothing was given.
         OutputError: two inputs would be written to the same place, or one onto an input.
     """
     sources: list[Source] = []
@@ -114,6 +126,9 @@ def collect(inputs: Sequence[str | Path], output: Path | None) -> tuple[list[Sou
             elif not path.is_dir():
                 sources.append(Source(path, path.name))
     if not sources:
+        for given in inputs:
+            if os.path.isdir(given) and _is(Path(given), output):  # noqa: PTH112 (nor long names)
+                raise OptionError(f"{given} is the output folder too; choose another with -o")
         raise OptionError(f"there is no photo in {', '.join(map(str, inputs)) or 'nothing'}")
     if output is not None:
         _refuse_collisions(sources, output)
@@ -181,6 +196,15 @@ def _make_folder(folder: Path) -> None:
         raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
+def _delete(path: Path) -> None:
+    if not os.path.lexists(path):  # a read-only disk would complain of what is not there
+        return
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot remove {path}: {error.strerror}") from error
+
+
 def _stamp(source: Source, plan: Plan | None) -> str:
     """Changes when a photo, or what the plan says of it, does."""
     try:
@@ -202,29 +226,93 @@ class _Manifest:
         self.ours: set[str] = set()
         """Results that this or an earlier run has written or begun to write."""
         self.done: dict[str, Done] = {}
+        self.earlier: dict[str, Done] = {}
+        """From before the run was started over; for the report, and not to be gone on with."""
         self.digest: str | None = None
-        for line in report.read_records(path) if path.exists() else ():
+        self.under_way: dict[str, tuple[int, int] | None] = {}
+        """Photos begun by this run and not done, and what was there before (see `_identity`)."""
+        there = os.path.exists(path)  # noqa: PTH110 (no error where it cannot be seen)
+        for line in report.read_records(path) if there else ():
             if line["type"] == "run":
                 self.digest = line["digest"]
             elif line["type"] == "begun":
                 self.ours.add(line["photo"])
-            elif line["type"] == "done":
+            elif line["type"] in ("done", "earlier"):
                 item = Done(line["photo"], line["stamp"], line["record"], line["previews"])
-                self.done[item.photo] = item
+                if line["type"] == "done":
+                    self.done[item.photo] = item
+                else:
+                    self.earlier[item.photo] = item
 
     def open(self, *, resume: bool) -> None:
         """Go on with the earlier runs' lines, or start over; what is ours stays known."""
         if not resume:
+            self.earlier = {
+                item.photo: _of_earlier(item)
+                for item in (self.earlier | self.done).values()
+                if item.photo in self.ours and os.path.lexists(self._path.parent / item.photo)
+            }
             self.done, self.digest = {}, None
-            self._path.unlink(missing_ok=True)
+            _delete(self._path)
         self._writer = report.Writer(self._path)
         self.close = self._writer.close
         if not resume:
             for photo in sorted(self.ours):
                 self.append("begun", photo=photo)
+            for item in self.earlier.values():
+                self.append("earlier", **dataclasses.asdict(item))
+
+    def others(self, done: Sequence[Done]) -> list[Done]:
+        """What earlier runs did with photos that are not among these, if the result is still there
+        or there was none.
+        """
+        found = self.earlier | self.done
+        for item in done:
+            found.pop(item.photo, None)
+        folder = self._path.parent
+        return [
+            item
+            for item in found.values()
+            if not item.record["released"] or os.path.lexists(folder / item.photo)
+        ]
+
+    def begin(self, photo: str) -> None:
+        """Note that the result will be ours."""
+        self.append("begun", photo=photo)
+        self.under_way[photo] = _identity(self._path.parent / photo)
+
+    def finish(self, item: Done) -> None:
+        """Note what has become of a photo."""
+        self.append("done", **dataclasses.asdict(item))
+        self.done[item.photo] = item
+        self.under_way.pop(item.photo, None)
+
+    def clear(self) -> None:
+        """Remove what this run released and could not note any more: nobody would know of it."""
+        for photo, before in self.under_way.items():
+            result = self._path.parent / photo
+            if _identity(result) != before:
+                with contextlib.suppress(OutputError):
+                    _delete(result)
 
     def append(self, kind: str, **values: Any) -> None:
         self._writer.append({"schema": report.SCHEMA, "type": kind, **values})
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Another for another file of that name; None: there is none."""
+    try:
+        facts = path.lstat()
+    except OSError:
+        return None
+    return facts.st_ino, facts.st_mtime_ns
+
+
+def _of_earlier(item: Done) -> Done:
+    """Marked as made with settings that may have been others; without pictures, which may have
+    been of originals.
+    """
+    return dataclasses.replace(item, record={**item.record, "earlier": True}, previews=())
 
 
 # ------------------------------------------------------------------------------- the workers
@@ -294,9 +382,10 @@ def _removed(target: Path, *, paid: bool) -> str:
     return ""
 
 
-def _leave_interrupts_alone() -> None:
+def _leave_interrupts_alone(pids: "SimpleQueue[int]") -> None:
     """Ctrl-C reaches every process of a terminal; only the first one decides what to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pids.put(os.getpid())
 
 
 def _results(
@@ -304,9 +393,12 @@ def _results(
     workers: int,
     begin: Callable[[_Job], None],
     stop: Callable[[], bool],
-) -> Iterator[Done]:
-    """Finished photos, in the order in which they finish; after `stop`, those under way."""
-    if workers <= 1 or len(jobs) <= 1:
+    stop_now: Callable[[], bool],
+) -> Generator[Done, None, None]:
+    """Finished photos, in the order in which they finish; after `stop`, those under way, which
+    `stop_now` ends too if they are with workers.
+    """
+    if workers <= 1:
         for job in jobs:
             if stop():
                 return
@@ -314,7 +406,8 @@ def _results(
             yield _work(job)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_leave_interrupts_alone) as pool:
+    pids = context.SimpleQueue()
+    with ProcessPoolExecutor(workers, context, _leave_interrupts_alone, (pids,)) as pool:
         waiting = list(reversed(jobs))
         running: set[Future[Done]] = set()
         try:
@@ -323,9 +416,13 @@ def _results(
                     job = waiting.pop()
                     begin(job)
                     running.add(pool.submit(_work, job))
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                finished, running = wait(running, PATIENCE, return_when=FIRST_COMPLETED)
                 for future in finished:
                     yield future.result()
+                if running and stop_now() and not pids.empty():
+                    yield from _ended(pool, pids.get(), running)
+                    _sweep({job.target.parent for job in jobs})
+                    return
         except BrokenProcessPool:
             raise FacedeidError(
                 "a worker process died; what is done is kept. If memory ran out, go on with "
@@ -336,11 +433,29 @@ def _results(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _ended(pool: ProcessPoolExecutor, pid: int, running: set[Future[Done]]) -> Iterator[Done]:
+    """Kill the workers; what they had finished."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)  # and the pool, broken by that, kills the others
+    pool.shutdown(wait=True)
+    for future in running:
+        if future.exception() is None:
+            yield future.result()
+
+
+def _sweep(folders: Iterable[Path]) -> None:
+    """Remove what killed processes left there unverified."""
+    for folder in folders:
+        for leftover in folder.glob(f"{imaging.TEMPORARY_PREFIX}*.tmp"):
+            _delete(leftover)
+
+
 class _Interrupts:
     """The first Ctrl-C asks a run to end after the photos under way, the second ends it at once."""
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, workers: int) -> None:
+        self.asked = self.asked_twice = False
+        self._workers = workers
         self._before: Any = None
 
     def __enter__(self) -> Self:
@@ -353,9 +468,15 @@ class _Interrupts:
             signal.signal(signal.SIGINT, self._before)
 
     def _ask(self, *_: object) -> None:
-        if self.asked:
+        if self.asked_twice or (self.asked and self._workers <= 1):
             raise KeyboardInterrupt
+        if self.asked:
+            self.asked_twice = True
+            return
         self.asked = True
+        what = "photo" if self._workers <= 1 else "photos"
+        with contextlib.suppress(RuntimeError, OSError, ValueError):  # a signal comes at any time
+            print(f"finishing the {what} under way; Ctrl-C again to stop now", file=sys.stderr)
 
 
 # ------------------------------------------------------------------------------- the run
@@ -386,8 +507,10 @@ def protect_folder(
         draws: releases of each photo, in the folders draw-1, draw-2, ... of the output, and side
             by side in the folder contact-sheets.
         resume: go on with an interrupted run with the same settings.
-        overwrite: start over, and replace the results of earlier runs (and nothing else).
-        plan: boxes that a person has corrected, in place of the detector.
+        overwrite: start over, and replace the results of earlier runs (and nothing else). Those
+            that this run does not replace stay, and stay in the report.
+        plan: boxes that a person has corrected, in place of the detector; it says which faces are
+            protected, so `keep` and `only` are refused (see `selected`).
         report_originals: put crops of the original faces into the report. They identify people.
         started: called with the number of photos and of those already done.
         progress: called with each finished photo.
@@ -408,6 +531,11 @@ def protect_folder(
     if draws < 1 or (draws > 1 and plan is not None):
         raise OptionError("--draws must be at least 1, and exactly 1 with a plan")
     settings = Settings.of(method, options)
+    if plan is not None and (settings.keep or settings.only):
+        raise OptionError(
+            'the plan says which faces are protected: edit "protect" in it, and leave out --keep '
+            "and --only"
+        )
     if (jobs > 1 or resume) and settings.method.options().get("album"):
         raise OptionError("an album is remembered by one process: leave out --jobs and --resume")
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
@@ -446,18 +574,32 @@ def protect_folder(
             )
             for source in todo
         ]
-        with _Interrupts() as interrupts:
-            begin = functools.partial(_begin, manifest)
-            for item in _results(work, jobs, begin, lambda: interrupts.asked):
-                manifest.append("done", **dataclasses.asdict(item))
+        workers = min(jobs, len(work))
+        with (
+            _Interrupts(workers) as asked,
+            contextlib.closing(
+                _results(
+                    work,
+                    workers,
+                    functools.partial(_begin, manifest),
+                    lambda: asked.asked,
+                    lambda: asked.asked_twice,
+                )
+            ) as results,
+        ):
+            for item in results:
+                manifest.finish(item)
                 run.done.append(item)
                 if progress is not None:
                     progress(item)
-        run.interrupted = interrupts.asked and len(run.done) < run.total
+        run.interrupted = asked.asked and len(run.done) < run.total
     except KeyboardInterrupt:
         run.interrupted = True
     finally:
         manifest.close()
+        if settings.method.cost is None:  # what a budget was spent on could not be made again
+            manifest.clear()
+        run.earlier = manifest.others(run.done)
         _write_reports(run, head, originals=report_originals)
     if draws > 1:
         _write_sheets(run, draws)
@@ -494,13 +636,13 @@ def _write_sheets(run: Run, draws: int) -> None:
             _make_folder(sheet.parent)
             report.contact_sheet(shown, sheet)
         else:
-            sheet.unlink(missing_ok=True)
+            _delete(sheet)
 
 
 def _begin(manifest: _Manifest, job: _Job) -> None:
     """Note that the result will be ours; what somebody else has put there is not."""
     if job.replace or not os.path.lexists(job.target):
-        manifest.append("begun", photo=job.source.relative)
+        manifest.begin(job.source.relative)
 
 
 def _head(settings: Settings, *, single: bool) -> dict[str, Any]:
@@ -510,13 +652,43 @@ def _head(settings: Settings, *, single: bool) -> dict[str, Any]:
     recognizers = models.recognizers(settings.recognizers)
     for recognizer in recognizers:
         recognizer.threshold(settings.require)
+    _selected(settings, recognizers, single=single)
+    return report.run_record(settings, recognizers)
+
+
+def selected(settings: Settings, *, single: bool) -> Choose:
+    """The faces that the settings mean to protect, for writing a plan (see `plan.planned`).
+
+    Where `only` means none of a photo's faces, all are protected: a plan cannot say that the photo
+    is not to be released.
+
+    Args:
+        settings: with `keep` or `only`, or neither: all faces.
+        single: whether there is one photo only.
+
+    Raises:
+        OptionError: numbers or regions for several photos, or what cannot be understood.
+        WeightsError: weights are not here.
+    """
+    named = settings.keep or settings.only
+    recognizers = Models(settings.device).recognizers(settings.recognizers) if named else []
+    selection = _selected(settings, recognizers, single=single)
+
+    def choose(rgb: NDArray[np.uint8], faces: Sequence[Face]) -> Sequence[bool]:
+        chosen = selection.choose(rgb, faces)
+        return chosen if any(chosen) or not selection.only else [True] * len(faces)
+
+    return choose
+
+
+def _selected(settings: Settings, recognizers: Sequence[Recognizer], *, single: bool) -> Selection:
     selection = Selection.of(settings.keep, settings.only, recognizers)
     if selection.of_one_photo and not single:
         raise OptionError(
             "a face's number or region means something in one photo only: give a single photo, "
             "select by a reference photo of the person, or correct a plan (--plan)"
         )
-    return report.run_record(settings, recognizers)
+    return selection
 
 
 def _digest(settings: Settings) -> str:
@@ -550,7 +722,7 @@ def _opened(
             )
     _make_folder(folder)
     for leftover in folder.rglob(f"{imaging.TEMPORARY_PREFIX}*.tmp"):
-        leftover.unlink(missing_ok=True)  # what a killed run left unverified
+        _delete(leftover)  # what a killed run left unverified
     manifest = _Manifest(path)
     if resume and manifest.digest not in (None, digest):
         raise OptionError(
@@ -580,7 +752,7 @@ def _is_current(earlier: Done, stamp: str, target: Path) -> bool:
 
 
 def _write_reports(run: Run, head: Mapping[str, Any], *, originals: bool) -> None:
-    order = sorted(run.done, key=lambda item: item.photo)
+    order = sorted([*run.done, *run.earlier], key=lambda item: item.photo)
     records = [head, *(item.record for item in order)]
     report.write_jsonl(run.output / REPORT_JSONL, records, interrupted=run.interrupted)
     report.write_html(

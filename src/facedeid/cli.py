@@ -12,20 +12,22 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperCommand
 
 from facedeid import __version__
+from facedeid._cli_console import console, encodable
 from facedeid.defaults import METHOD
-from facedeid.errors import FacedeidError, OptionError
+from facedeid.errors import FacedeidError, NoFaceError, OptionError
 
 if TYPE_CHECKING:
     from facedeid.batch import Done, Run, Source
+    from facedeid.methods import Method
     from facedeid.pipeline import Settings
 
 __all__ = ["app", "main"]
@@ -38,10 +40,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = console()
+err = console(stderr=True)
 
 FAILED, USAGE, UNPROTECTED, NO_FACE, INTERRUPTED = 1, 2, 3, 4, 130
+CODES = {OptionError: USAGE, NoFaceError: NO_FACE}
 
 
 Detector = Annotated[
@@ -169,12 +172,21 @@ def protect(
         "target_similarity": target_similarity,
     }
     chosen = parse(method, **{k: v for k, v in given.items() if v is not None})
-    for warning in chosen.warnings:
+    idle = _ineffective(chosen, draws=draws, subject=subject, ledger=ledger)
+    for warning in (*chosen.warnings, *idle):
         err.print(f"[yellow]warning:[/] {escape(warning)}")
     if plan is not None and not os.path.exists(plan):  # noqa: PTH110 (nor for long names)
         if not plan.absolute().parent.is_dir():
             raise OptionError(f"--plan {plan}: there is no such folder")
-        options = {"detector": detector, "min_face": min_face, "first_frame": first_frame}
+        options = {
+            "detector": detector,
+            "min_face": min_face,
+            "first_frame": first_frame,
+            "recognizers": tuple(recognizer) if recognizer else None,
+            "keep": tuple(keep or ()),
+            "only": tuple(only or ()),
+            "device": device,
+        }
         _write_plan(collect(inputs, output)[0], plan, Settings.of(chosen, options))
         return
     with _Progress() as progress:
@@ -209,6 +221,25 @@ def protect(
     raise typer.Exit(_exit_code(run, on_no_face))
 
 
+SAME = ("blur", "down-up", "mask", "pixelate", "fsap", "private-encoder")
+"""Methods that draw nothing."""
+
+
+def _ineffective(
+    method: "Method", *, draws: int, subject: str | None, ledger: Path | None
+) -> list[str]:
+    """What to say of options that do nothing with this method."""
+    idle = []
+    for option, value in (("--subject", subject), ("--ledger", ledger)):
+        if value is not None and method.cost is None:
+            idle.append(f"{option} does nothing: {method.name} spends no privacy budget")
+    options = method.options()
+    settled = options.get("identity") is not None or options.get("album")
+    if draws > 1 and (method.name in SAME or settled):
+        idle.append(f"--draws {draws}: {method.name} draws nothing, so all will be the same")
+    return idle
+
+
 class _Progress:
     """A progress bar on the terminal, and a line for each photo that was not released."""
 
@@ -240,14 +271,21 @@ class _Progress:
     def finished(self, item: "Done") -> None:
         self._bar.advance(self._task)
         if item.status not in ("protected", "copied", "kept"):
-            message = str(item.record["message"]).removeprefix(f"{item.photo}: ")
-            err.print(f"[yellow]{escape(item.photo)}[/]: {escape(message)}")
+            err.print(f"[yellow]{escape(item.photo)}[/]: {escape(_why(item))}")
+
+
+def _why(item: "Done") -> str:
+    """Its message without the photo's own name or path at the beginning."""
+    message = str(item.record["message"]).removeprefix(f"{item.photo}: ")
+    name = PurePath(item.photo).name
+    folder, found, rest = message.partition(f"{name}: ")
+    return rest if found and os.path.lexists(folder + name) else message
 
 
 LABELS = {
     "protected": "protected",
-    "kept": "all faces to be kept, copied as they are",
-    "copied": "without a face, copied as they are",
+    "kept": "all faces to be kept: written anew, no face changed",
+    "copied": "without a face: written anew, no face changed",
     "released-unprotected": "RELEASED although a face is still recognisable",
     "withheld": "not released: a face could not be protected",
     "skipped": "skipped: a face could not be protected",
@@ -265,6 +303,8 @@ def _summary(run: "Run") -> None:
             table.add_row(str(counts[status]), label)
     if run.ignored:
         table.add_row(str(len(run.ignored)), "files that are no photos, left alone")
+    if run.earlier:
+        table.add_row(str(len(run.earlier)), "of earlier runs, in the report too")
     if run.interrupted:
         rest = run.total - len(run.done)
         table.add_row(str(rest), "not begun or not finished; go on with --resume")
@@ -294,9 +334,11 @@ def _exit_code(run: "Run", on_no_face: str) -> int:
 def _write_plan(sources: "Sequence[Source]", path: Path, settings: "Settings") -> None:
     from rich.progress import track
 
+    from facedeid.batch import selected
     from facedeid.plan import Plan, planned
     from facedeid.report import write_whole
 
+    choose = selected(settings, single=len(sources) == 1)
     entries = [
         planned(
             source.path,
@@ -304,6 +346,7 @@ def _write_plan(sources: "Sequence[Source]", path: Path, settings: "Settings") -
             detector=settings.detector,
             min_face=settings.min_face,
             first_frame=settings.first_frame,
+            choose=choose,
         )
         for source in track(sources, "looking for faces", console=err, disable=not err.is_terminal)
     ]
@@ -315,7 +358,8 @@ def _write_plan(sources: "Sequence[Source]", path: Path, settings: "Settings") -
             out.print(f"[red]{escape(entry['photo'])}[/]: {escape(entry['error'])}")
         elif not entry["faces"]:
             out.print(f"[yellow]no face found in {escape(entry['photo'])}[/]")
-    out.print(f"correct {escape(str(path))}, then run the same command again")
+    without = ", without --keep and --only" if settings.keep or settings.only else ""
+    out.print(f"correct {escape(str(path))}, then run the same command again{without}")
 
 
 @app.command()
@@ -370,7 +414,7 @@ def verify(
                 box,
                 outcome,
                 change,
-                match.recognizer,
+                escape(match.recognizer),
                 match.aligned,
                 f"[{color}]{match.distance:.3f}[/]",
                 f"{match.threshold:g}",
@@ -411,15 +455,18 @@ def _dedent(text: str) -> str:
     return inspect.cleandoc(text)
 
 
+class _Through(TyperCommand):
+    """A command that leaves all words after its name to somebody else, `--` too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.args = list(args)
+        return args
+
+
 def _mount(name: str, module: str, summary: str) -> None:
     """Add a group of commands that is imported when it is used."""
 
-    @app.command(
-        name,
-        help=summary,
-        add_help_option=False,
-        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    )
+    @app.command(name, cls=_Through, help=summary, add_help_option=False)
     def run(context: typer.Context) -> None:
         group: Any = import_module(module)
         code = group.app(args=context.args, prog_name=f"facedeid {name}", standalone_mode=False)
@@ -436,11 +483,12 @@ _mount("train", "facedeid._cli_train", "Train the networks that ship, or your ow
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: errors that can be expected are printed in one line, without a traceback."""
+    encodable()
     try:
         app(args=None if arguments is None else list(arguments))
     except FacedeidError as error:
         err.print(f"[red]error:[/] {escape(str(error))}")
-        sys.exit(USAGE if isinstance(error, OptionError) else FAILED)
+        sys.exit(next((code for kind, code in CODES.items() if isinstance(error, kind)), FAILED))
     except KeyboardInterrupt:
         err.print("interrupted")
         sys.exit(INTERRUPTED)

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from PIL import Image
-from rich.console import Console
 
 from facedeid import imaging
+from facedeid._cli_console import console
 from facedeid.batch import protect_folder
 from facedeid.errors import FacedeidError
 from facedeid.methods import parse
@@ -56,7 +56,7 @@ def overview(folder: Path, height: int = 320) -> Path:
 
 def run(folder: Path) -> int:
     """Protect the portraits with each method; the number of photos that were not protected."""
-    console = Console(highlight=False, soft_wrap=True)
+    out = console()
     originals = folder / "originals"
     portraits(originals)
     failed = 0
@@ -76,11 +76,11 @@ def run(folder: Path) -> int:
                 break
         protected = result.counts["protected"]
         failed += len(result.done) - protected
-        console.print(f"[bold]{method}[/]: {protected} of {len(result.done)} photos protected")
-        console.print(f"  pictures  {result.output.resolve()}")
-        console.print(f"  report    {result.report_path.resolve()}")
+        out.print(f"[bold]{method}[/]: {protected} of {len(result.done)} photos protected")
+        out.print(f"  pictures  {result.output.resolve()}")
+        out.print(f"  report    {result.report_path.resolve()}")
     if not failed:
-        console.print(f"[bold]side by side[/]: {overview(folder).resolve()}")
+        out.print(f"[bold]side by side[/]: {overview(folder).resolve()}")
     return failed
 
 

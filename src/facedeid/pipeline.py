@@ -432,13 +432,13 @@ def _without_faces(
     """Nothing to protect: nobody was found, nobody was selected, or everybody is to be kept."""
     status: Status
     if not found and settings.on_no_face == "copy":
-        status, message = "copied", "no face was found; copied as it is"
+        status, message = "copied", "no face was found; written anew with no face changed"
     elif not found:
         status, message = "no-face", "no face was found; not released"
     elif settings.only:
         status, message = "none-selected", "no face is one of those to protect; not released"
     else:
-        status, message = "kept", "every face is to be kept; copied as it is"
+        status, message = "kept", "every face is to be kept; written anew with no face changed"
     released = status in ("copied", "kept")
     if released:
         with clock("write"), stage(photo):

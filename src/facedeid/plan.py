@@ -12,36 +12,52 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from facedeid import imaging
 from facedeid.errors import OptionError, PhotoError
 from facedeid.faces import Face, detect, faces_from_boxes
 from facedeid.imaging import Photo
 
-__all__ = ["SCHEMA", "Plan", "planned"]
+__all__ = ["SCHEMA", "Choose", "Plan", "planned"]
 
 SCHEMA = "facedeid.plan/1"
 
 Box = tuple[float, float, float, float]
 Found = tuple[list[Face], list[bool]]
 """Faces, and per face whether it is to be protected."""
+Choose = Callable[[NDArray[np.uint8], Sequence[Face]], Sequence[bool]]
+"""Per face of a picture, whether it is to be protected."""
 
 
 def planned(
-    path: Path, relative: str, *, detector: str, min_face: int, first_frame: bool = False
+    path: Path,
+    relative: str,
+    *,
+    detector: str,
+    min_face: int,
+    first_frame: bool = False,
+    choose: Choose | None = None,
 ) -> dict[str, Any]:
-    """The entry of one photo, JSON-ready; an unreadable photo has an `error` and no faces."""
+    """The entry of one photo, JSON-ready; an unreadable photo has an `error` and no faces.
+
+    `choose` says per face whether it is to be protected (None: all), as `batch.selected` gives it.
+    """
     try:
         photo = imaging.read(path, first_frame=first_frame)
     except PhotoError as error:
         return {"photo": relative, "error": str(error), "faces": []}
+    found = detect(photo.rgb8, detector=detector, min_face=min_face)
+    chosen = [True] * len(found) if choose is None else choose(photo.rgb8, found)
     faces = [
         {
             "box": [round(float(v), 1) for v in face.box],
-            "protect": True,
+            "protect": bool(yes),
             "score": round(face.score, 3),
             "detector": face.detector,
         }
-        for face in detect(photo.rgb8, detector=detector, min_face=min_face)
+        for face, yes in zip(found, chosen, strict=True)
     ]
     return {"photo": relative, "width": photo.width, "height": photo.height, "faces": faces}
 

@@ -46,9 +46,10 @@ ATTENTION: Sequence[tuple[str, str, str, str]] = (
     (
         "copied",
         "warn",
-        "Copied as they are",
-        "Nothing in these was changed, as --on-no-face copy asks. Look at each one: a face that "
-        "the detector missed is unprotected in the copy.",
+        "Released although no face was found",
+        "No face in these was changed, as --on-no-face copy asks; the files are written anew, with "
+        "the metadata that --metadata says. Look at each one: a face that the detector missed is "
+        "unprotected in the result.",
     ),
     (
         "no-face",
@@ -56,6 +57,13 @@ ATTENTION: Sequence[tuple[str, str, str, str]] = (
         "No face found, not released",
         "Look at each one. If somebody is in it, lower --min-face, try --detector cnn, or mark "
         "the face with --plan. If nobody is, --on-no-face copy lets it through.",
+    ),
+    (
+        "none-selected",
+        "warn",
+        "Not released: no face of those asked for",
+        "Faces were found in these, but none that --only asks for. Look at each one: if the person "
+        "is in it, name the face by number or region, or with --plan.",
     ),
 )
 """Status, kind of note, what happened, what to do; the gravest first."""
@@ -79,8 +87,16 @@ def attention(
             yield note(kind, f"{title}: {_count(len(found), 'photo')}", text, _names(found))
     kept = [p for p in photos if p["released"] and any(f["outcome"] == "kept" for f in p["faces"])]
     if kept:
-        text = "These hold faces that are as they were, because of --keep, --only or the plan."
+        text = "These hold faces that were not changed, because of --keep, --only or the plan."
         yield note("calm", f"Faces kept: {_count(len(kept), 'photo')}", text, _names(kept))
+    earlier = [p for p in photos if p.get("earlier")]
+    if earlier:
+        text = (
+            "--overwrite did not replace these. They may have been made with other settings than "
+            "those below."
+        )
+        title = f"Results of an earlier run: {_count(len(earlier), 'photo')}"
+        yield note("calm", title, text, _names(earlier))
     for warning in run["method"]["warnings"] if run else ():
         yield note("warn", "About the method", warning)
     if photos and not interrupted and not any(map(is_open, photos)):

@@ -16,7 +16,9 @@ STATUSES: Mapping[str, tuple[str, str]] = {
     "withheld": ("not released", "warn"),
     "skipped": ("skipped", "warn"),
     "no-face": ("no face, not released", "warn"),
-    "copied": ("copied as it is", "warn"),
+    "none-selected": ("none selected, not released", "warn"),
+    "copied": ("no face, released", "warn"),
+    "kept": ("all faces kept", "calm"),
     "error": ("error", "bad"),
 }
 """Status -> words and kind of badge."""
@@ -26,7 +28,7 @@ OUTCOMES: Mapping[str, tuple[str, str]] = {
     "not-detected": ("not found any more", "good"),
     "matched": ("still matched", "bad"),
     "unverified": ("not verified", "bad"),
-    "kept": ("kept as it is", "calm"),
+    "kept": ("kept", "calm"),
 }
 """Outcome -> words and kind of badge."""
 

@@ -1,0 +1,26 @@
+"""What the commands print on: names and paths come out as they are, `:car:` without a picture."""
+
+import io
+import sys
+
+from rich.console import Console
+
+__all__ = ["console", "encodable"]
+
+
+def console(*, stderr: bool = False, markup: bool = True) -> Console:
+    """A console on stdout, wide where that is no terminal, or on stderr."""
+    width = None if stderr or sys.stdout.isatty() else 200
+    return Console(
+        stderr=stderr, highlight=False, soft_wrap=True, markup=markup, emoji=False, width=width
+    )
+
+
+def encodable() -> None:
+    """Let stdout and stderr print `?` for what their encoding lacks (ε), instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        bytes_pass = stream.errors == "surrogateescape" and stream.encoding.lower() == "utf-8"
+        if stream.errors in ("strict", "surrogateescape") and not bytes_pass:
+            stream.reconfigure(errors="replace")
