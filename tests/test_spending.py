@@ -139,7 +139,8 @@ def test_draws_that_make_no_sense(album, tmp_path):
 @pytest.mark.parametrize("width", [40, 4000])
 def test_sheets_of_panoramas_are_made_smaller(width, tmp_path):
     Image.new("RGB", (width, 60), "red").save(tmp_path / "wide.png")
-    protect_folder(tmp_path / "wide.png", tmp_path / "out", "blur", draws=4, on_no_face="copy")
+    options = {"draws": 4, "on_no_face": "copy", "min_face": 60}
+    protect_folder(tmp_path / "wide.png", tmp_path / "out", "blur", **options)
     with Image.open(tmp_path / "out/contact-sheets/wide.png.jpg") as sheet:
         assert sheet.width <= 65_500
         assert sheet.height == (320 if width == 40 else round(60 * (65_500 // 4 - 8) / 4000))

@@ -21,7 +21,7 @@ CASES: dict[str, Method] = {
     "blur": create("blur"),
     "down-up": create("down-up", cell=19),
     "fawkes": create("fawkes", level="mid", steps=3),
-    "fsap": create("fsap", iterations=3, inner=1, identity_step=0.2, detail="none"),
+    "fsap": create("fsap", iterations=1, inner=1, identity_step=0.2, detail="none"),
     "lgc": create("lgc", radius=8, iterations=4),
     "feature-embedding": create("feature-embedding", strength=0.9),
     "identity-dp": create("identity-dp", epsilon=0.57, seeded=True),

@@ -163,6 +163,7 @@ def joint(photos, tmp_path_factory):
     return learned(photos, out, *settings, name="joint")
 
 
+@pytest.mark.slow
 def test_pair_and_gan_learn_at_once(joint):
     out, outcome, task = joint
     steps = [row for row in rows(out) if "likeness" in row]
@@ -177,6 +178,7 @@ def test_pair_and_gan_learn_at_once(joint):
     assert steps[-1]["p"] == pytest.approx(4 * 4 / 200)  # before the last change
 
 
+@pytest.mark.slow
 def test_the_joint_pair_keeps_the_mapping_network_that_learned_and_no_critic(joint):
     out, _, task = joint
     state = load_file(out / "joint.safetensors")

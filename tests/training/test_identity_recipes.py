@@ -152,7 +152,7 @@ def test_a_step_depends_on_seed_and_step_alone(name, small, photos, tmp_path):
 @pytest.fixture(scope="module")
 def paper(photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("paper")
-    return out, *run("identity-dp-paper", photos, out, [*PAPER, "steps=40"])
+    return out, *run("identity-dp-paper", photos, out, [*PAPER, "steps=20"])
 
 
 def test_the_papers_losses_fall(paper):

@@ -21,7 +21,7 @@ from facedeid.training.private import _strangeness
 from facedeid.training.recipes import configured
 
 CPU = torch.device("cpu")
-SMALL = ('guides=["dlib"]', "batch=4", "warmup=2", "adversary_from=8")
+SMALL = ('guides=["dlib"]', "batch=4", "warmup=2", "adversary_from=7")
 
 
 def rows(out):
@@ -40,7 +40,7 @@ def test_at_first_the_level_changes_nothing():
 @pytest.fixture(scope="module")
 def trained(photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("private")
-    recipe = configured("private-encoder", [*SMALL, "steps=12", "lr=0.002"])
+    recipe = configured("private-encoder", [*SMALL, "steps=9", "lr=0.002"])
     task = recipe.task(load_faces([photos], size=128), [], out, CPU, 3)
     options = Options(out=out, seed=3, log_every=1, bf16=False)
     before = identity(task)
