@@ -109,7 +109,9 @@ def test_kill_9_loses_nothing(album: Path, tmp_path: Path) -> None:
     assert sorted(leftovers) == [batch.REPORT_HTML, batch.REPORT_JSONL, MANIFEST]
 
 
-@pytest.mark.parametrize(("jobs", "times"), [(1, 1), (2, 1), (2, 2)])
+@pytest.mark.parametrize(
+    ("jobs", "times"), [(1, 1), (2, 1), pytest.param(2, 2, marks=pytest.mark.slow)]
+)
 def test_ctrl_c_ends_the_command_in_order(
     album: Path, tmp_path: Path, jobs: int, times: int
 ) -> None:
