@@ -221,10 +221,6 @@ def protect(
     raise typer.Exit(_exit_code(run, on_no_face))
 
 
-SAME = ("blur", "down-up", "mask", "pixelate", "fsap", "private-encoder")
-"""Methods that draw nothing."""
-
-
 def _ineffective(
     method: "Method", *, draws: int, subject: str | None, ledger: Path | None
 ) -> list[str]:
@@ -233,9 +229,7 @@ def _ineffective(
     for option, value in (("--subject", subject), ("--ledger", ledger)):
         if value is not None and method.cost is None:
             idle.append(f"{option} does nothing: {method.name} spends no privacy budget")
-    options = method.options()
-    settled = options.get("identity") is not None or options.get("album")
-    if draws > 1 and (method.name in SAME or settled):
+    if draws > 1 and not method.varies:
         idle.append(f"--draws {draws}: {method.name} draws nothing, so all will be the same")
     return idle
 

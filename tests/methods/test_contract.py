@@ -112,6 +112,8 @@ def test_a_seed_repeats_the_result(method: Method, faces: tuple[Tensor, Tensor])
         method(crops, MODELS, random=streams(3), landmarks=points).faces for _ in range(2)
     )
     assert torch.equal(first, second)
+    third = method(crops, MODELS, random=streams(3, first=3), landmarks=points).faces
+    assert torch.equal(first, third) != method.varies
 
 
 @every_method

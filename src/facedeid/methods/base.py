@@ -64,6 +64,11 @@ class Method:
         return ()
 
     @property
+    def varies(self) -> bool:
+        """Whether other random numbers give another result."""
+        return True
+
+    @property
     def retries(self) -> int:
         """How often another draw of the method is worth a try on a face that is still matched."""
         return 0

@@ -47,6 +47,11 @@ class _Classical(Method):
     frame: ClassVar[int | None] = None
 
     @property
+    def varies(self) -> bool:
+        """It draws nothing."""
+        return False
+
+    @property
     def carry(self) -> Literal["replace", "change"]:
         """Nothing of the face may stay."""
         return "replace"
@@ -195,6 +200,11 @@ class Noise(_Classical):
 
     def __post_init__(self) -> None:
         _number("sigma", self.sigma, 0, 255)
+
+    @property
+    def varies(self) -> bool:
+        """It draws the noise."""
+        return True
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -75,9 +75,14 @@ class FeatureEmbedding(Method):
         return CODED
 
     @property
+    def varies(self) -> bool:
+        """Unless the identity is settled."""
+        return not self.album and self.identity is None
+
+    @property
     def retries(self) -> int:
         """Other identities may do where these did not."""
-        return 0 if self.album or self.identity is not None else RETRIES
+        return RETRIES if self.varies else 0
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -261,6 +261,11 @@ class Fsap(Adversarial):
                 raise OptionError(f"{name} must be {' or '.join(allowed)}, got {value!r}")
 
     @property
+    def varies(self) -> bool:
+        """It draws nothing."""
+        return False
+
+    @property
     def carry(self) -> Literal["replace", "change"]:
         """What the generator cannot draw stays, unless the paper's way is asked for."""
         return "replace" if self.detail == "none" else "change"

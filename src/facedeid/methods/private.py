@@ -70,6 +70,11 @@ class PrivateEncoding(Method):
             raise OptionError(f"detail must be kept or none, got {self.detail!r}")
 
     @property
+    def varies(self) -> bool:
+        """It draws nothing."""
+        return False
+
+    @property
     def carry(self) -> Literal["replace", "change"]:
         """What the generator cannot draw stays, unless the paper's way is asked for."""
         return "replace" if self.detail == "none" else "change"
