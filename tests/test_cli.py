@@ -240,9 +240,19 @@ def test_a_plan_that_makes_no_sense(text, complaint, hopper_path, tmp_path, caps
         (["protect", "{hopper}", "-m", "emoji"], 2, "no method is called"),
         (["protect", "{hopper}", "--require", "far=7"], 2, "no such operating point"),
         (["protect", "{hopper}", "--detector", "eyes"], 2, "detector"),
+        (["protect", "{hopper}", "--detector", "no.onnx"], 2, "there is no file no.onnx"),
+        (["protect", "{hopper}", "--detector", "{here}/bad.onnx"], 2, "is not a YuNet model"),
         (["protect", "{hopper}", "--device", "tpu9"], 2, "use cpu or cuda"),
         (["protect", "{hopper}", "--recognizer", "mum"], 2, "no recogniser is called 'mum'"),
+        (["protect", "{hopper}", "--recognizer", "onnx:no.onnx"], 2, "there is no file no.onnx"),
+        (["protect", "{hopper}", "--recognizer", "onnx:{here}/bad.onnx"], 2, "bad.onnx cannot be"),
+        (["verify", "{hopper}", "{hopper}", "--recognizer", "onnx:no.onnx"], 2, "there is no file"),
+        (["protect", "{hopper}", "-m", 'lgc:recognizers=["onnx:no.onnx"]'], 2, "there is no file"),
+        (["protect", "{hopper}", "-m", 'fsap:recognizers=["onnx:no.onnx"]'], 2, "there is no file"),
+        (["protect", "{hopper}", "-m", "tip-im:images={here}/empty"], 2, "no portraits in"),
+        (["protect", "{hopper}", "-m", "fsap:pair=psp"], 1, "psp_ffhq_encode"),
         (["protect", "{hopper}", "--keep", "nobody.jpg"], 2, "cannot tell which face"),
+        (["protect", "{hopper}", "--keep", "{here}/bad.onnx"], 2, "bad.onnx: this is not a photo"),
         (["protect", "{hopper}", "--keep", "9,9,1,1"], 2, "is empty"),
         (["protect", "{hopper}", "--keep", "²"], 2, "cannot tell which face"),
         (["protect", "{hopper}", "--keep", 300 * "x"], 2, "cannot tell which face"),
@@ -265,13 +275,15 @@ def test_bad_usage_is_explained(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.onnx").write_text("no network")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
     monkeypatch.setenv("COLUMNS", "200")
-    filled = [a.format(hopper=hopper_path) if "{h" in a else a for a in arguments]
+    filled = [a.format(hopper=hopper_path, here=tmp_path) if "{h" in a else a for a in arguments]
     got, text = run(*filled, capsys=capsys)
     assert (got, complaint in text) == (code, True), text
     assert "Traceback" not in text
-    assert list(tmp_path.iterdir()) == []
+    assert list(Path().iterdir()) == []
 
 
 @pytest.fixture
@@ -330,6 +342,48 @@ def test_options_that_do_nothing_are_named(
     _, text = run(*base, "-m", "noise:sigma=60", "-o", tmp_path / "c", capsys=capsys)
     assert "does nothing" not in text
     assert "--draws" not in text
+
+
+def test_numbers_and_regions_of_no_face_are_named(
+    hopper_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["protect", hopper_path, "-m", "mask"]
+    said = "warning: --keep 5 names no face; faces found: 1, numbered from 0\n"
+    code, text = run(*base, "--keep", "5", "-o", tmp_path / "a", capsys=capsys)
+    assert code == 0
+    assert text.count(said) == 1
+    assert said[9:-1] in (tmp_path / "a" / "facedeid-report.html").read_text()
+    code, text = run(*base, "--plan", tmp_path / "plan.json", "--keep", "5", capsys=capsys)
+    assert code == 0
+    assert text.count(said) == 1
+    _, text = run(*base, "--only", "0,0,5,5.5", "-o", tmp_path / "b", capsys=capsys)
+    assert "warning: --only 0,0,5,5.5 names no face; none has its centre there" in text
+    _, text = run(*base, "--keep", "0", "-o", tmp_path / "c", capsys=capsys)
+    assert "warning" not in text
+
+
+def test_linked_folders_are_not_followed_and_that_is_said(
+    album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "more").symlink_to(album)
+    (linked / "notes.txt").symlink_to(album / "notes.txt")
+    base = ["protect", linked, "-m", "mask"]
+    said = "linked folders, not followed; name them as arguments to include them"
+    code, text = run(*base, "-o", tmp_path / "out", capsys=capsys)
+    assert code == 2
+    assert f"there is no photo in {linked} (1 {said})" in text
+    (linked / "hopper.jpg").symlink_to(album / "hopper.jpg")
+    code, text = run(*base, "--plan", tmp_path / "plan.json", capsys=capsys)
+    assert code == 0
+    assert f"1 {said}" in text
+    code, text = run(*base, "-o", tmp_path / "out", capsys=capsys)
+    assert code == 0
+    for line in ("1  protected", "1  files that are no photos, left alone", f"1  {said}"):
+        assert line in text
+    code, text = run(*base, linked / "more" / "a b", "-o", tmp_path / "both", capsys=capsys)
+    assert "2  protected" in text
 
 
 def test_a_line_names_its_photo_once(

@@ -128,10 +128,10 @@ class TestDetect:
             detect(astronaut, min_face=2)
 
     def test_yunet_files(self, astronaut, tmp_path):
-        with pytest.raises(WeightsError, match=r"nowhere\.onnx"):
+        with pytest.raises(OptionError, match=r"there is no file .*nowhere\.onnx"):
             detect(astronaut, detector=str(tmp_path / "nowhere.onnx"))
         (tmp_path / "bad.onnx").write_bytes(b"not a model")
-        with pytest.raises(WeightsError, match="YuNet"):
+        with pytest.raises(OptionError, match="is not a YuNet model"):
             detect(astronaut, detector=str(tmp_path / "bad.onnx"))
 
     @pytest.mark.skipif("YUNET" not in os.environ, reason="YUNET does not name a YuNet .onnx")

@@ -168,6 +168,13 @@ def test_nobody_selected_is_not_the_same_as_nobody_there(hopper: Array, models: 
     assert everybody.report.message.endswith("written anew with no face changed")
     assert np.array_equal(everybody.image, hopper)
     assert [f.outcome for f in everybody.report.faces] == ["kept"]
+    assert everybody.report.unused == ()
+    assert result.report.unused == ("--only 7 names no face; faces found: 1, numbered from 0",)
+    some = protect(hopper, "mask", models=models, keep=("7", "0,0,5,5")).report
+    assert [text.split(";")[0] for text in some.unused] == [
+        "--keep 7 names no face",
+        "--keep 0,0,5,5 names no face",
+    ]
 
 
 def test_faces_may_come_from_the_caller(hopper: Array, models: Models) -> None:

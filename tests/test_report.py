@@ -142,6 +142,7 @@ def test_photo_line_follows_the_schema():
         "dropped",
         "seconds",
         "charges",
+        "unused",
         "faces",
     } == made.keys()
     assert (made["schema"], made["type"], made["photo"]) == (report.SCHEMA, "photo", "a/b.jpg")
@@ -197,10 +198,20 @@ def test_no_embedding_gets_in_through_facts(vector):
         ("error:/home/jane/x.jpg", "error:x.jpg"),
         ("2 and/or 3, 1/2 s, a/b.jpg", "2 and/or 3, 1/2 s, a/b.jpg"),
         ("see https://example.org/a/b </b>", "see https://example.org/a/b </b>"),
+        ("file:///home/jane/x.jpg", "file://x.jpg"),
+        ("party (2)/who?/b.jpg: truncated", "party (2)/who?/b.jpg: truncated"),
+        ("(/home/jane/party(2)/x.jpg)", "(x.jpg)"),
     ],
 )
 def test_messages_hold_no_absolute_paths(message, expected):
     assert line("a/b.jpg", status="error", message=message)["message"] == expected
+
+
+@pytest.mark.parametrize("folder", ["party (2)", "St.", "who?!", "a,", "b =", "c[", "d:", "e "])
+def test_folders_below_the_input_stay_whole(folder):
+    name = f"{folder}/b.jpg"
+    for message in (f"{name}: truncated", f"/home/jane/album/{name}: truncated"):
+        assert line(name, status="error", message=message)["message"] == f"{name}: truncated"
 
 
 def test_run_line(run):

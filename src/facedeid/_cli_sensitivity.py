@@ -38,7 +38,7 @@ def sensitivity(
     from rich.progress import track
 
     from facedeid import imaging
-    from facedeid.batch import collect
+    from facedeid.batch import NOT_FOLLOWED, collect
     from facedeid.errors import OutputError, PhotoError
     from facedeid.faces import detect
     from facedeid.models import Models
@@ -52,7 +52,9 @@ def sensitivity(
     models = Models(device)
     dlib, net = models.recognizer("dlib"), models.identity
     found = []
-    sources, _ = collect(photos, None)
+    sources, _, links = collect(photos, None)
+    if links:
+        err.print(f"[yellow]warning:[/] {len(links)} {NOT_FOLLOWED}")
     for source in track(sources, "looking", console=err, disable=not err.is_terminal):
         try:
             rgb = imaging.read(source.path).rgb8

@@ -37,7 +37,16 @@ from facedeid.pipeline import PhotoReport, Settings, protect_file
 from facedeid.plan import Choose, Plan
 from facedeid.selection import Selection
 
-__all__ = ["MANIFEST", "Done", "Run", "Source", "collect", "protect_folder", "selected"]
+__all__ = [
+    "MANIFEST",
+    "NOT_FOLLOWED",
+    "Done",
+    "Run",
+    "Source",
+    "collect",
+    "protect_folder",
+    "selected",
+]
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
@@ -50,6 +59,8 @@ SHEETS = "contact-sheets"
 """Folder of the draws side by side."""
 PATIENCE = 0.2
 """Seconds between looks at whether a run with workers is to end at once."""
+NOT_FOLLOWED = "linked folders, not followed; name them as arguments to include them"
+"""What to say of them, after their number."""
 RESERVED = (MANIFEST, REPORT_HTML, REPORT_JSONL)
 
 
@@ -86,6 +97,8 @@ class Run:
     done: list[Done] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     """Files in the given folders that are no photos."""
+    links: list[str] = field(default_factory=list)
+    """Symbolic links to folders in the given folders; they are not followed."""
     interrupted: bool = False
     resumed: int = 0
     """Photos that an earlier run had finished."""
@@ -106,12 +119,17 @@ class Run:
 # ------------------------------------------------------------------------------- what goes in
 
 
-def collect(inputs: Sequence[str | Path], output: Path | None) -> tuple[list[Source], list[str]]:
-    """Photos among files, folders (recursively) and glob patterns, and files that are none.
+def collect(
+    inputs: Sequence[str | Path], output: Path | None
+) -> tuple[list[Source], list[str], list[str]]:
+    """Photos among files, folders (recursively) and glob patterns.
 
     A file given by name keeps its name in the output folder, one found in a folder its path below
     that folder. Symbolic links to folders are not followed; the output folder is left out (None:
     nothing will be written).
+
+    Returns:
+        The photos, files that are none, and links to folders.
 
     Raises:
         OptionError: an input does not exist or is the output folder, or nothing was given.
@@ -119,20 +137,24 @@ def collect(inputs: Sequence[str | Path], output: Path | None) -> tuple[list[Sou
     """
     sources: list[Source] = []
     ignored: list[str] = []
+    links: list[str] = []
     for given in inputs:
         for path in _expanded(str(given)):
             if path.is_dir() and not _is(path, output):
-                _walk(path, output, sources, ignored)
+                _walk(path, output, sources, ignored, links)
             elif not path.is_dir():
                 sources.append(Source(path, path.name))
     if not sources:
         for given in inputs:
             if os.path.isdir(given) and _is(Path(given), output):  # noqa: PTH112 (nor long names)
                 raise OptionError(f"{given} is the output folder too; choose another with -o")
-        raise OptionError(f"there is no photo in {', '.join(map(str, inputs)) or 'nothing'}")
+        linked = f" ({len(links)} {NOT_FOLLOWED})" if links else ""
+        raise OptionError(
+            f"there is no photo in {', '.join(map(str, inputs)) or 'nothing'}{linked}"
+        )
     if output is not None:
         _refuse_collisions(sources, output)
-    return sources, ignored
+    return sources, ignored, links
 
 
 def _expanded(given: str) -> list[Path]:
@@ -144,15 +166,21 @@ def _expanded(given: str) -> list[Path]:
     return [Path(m) for m in matches]
 
 
-def _walk(folder: Path, output: Path | None, sources: list[Source], ignored: list[str]) -> None:
+def _walk(
+    folder: Path,
+    output: Path | None,
+    sources: list[Source],
+    ignored: list[str],
+    links: list[str],
+) -> None:
     def unreadable(error: OSError) -> None:
         raise OptionError(f"cannot list {error.filename}: {error.strerror}") from error
 
     for base, folders, names in os.walk(folder, onerror=unreadable):
         root = Path(base)
         folders[:] = sorted(f for f in folders if not _is(root / f, output))
-        links = [root / f for f in folders if (root / f).is_symlink()]
-        ignored.extend(link.relative_to(folder).as_posix() for link in links)
+        linked = [root / f for f in folders if (root / f).is_symlink()]
+        links.extend(link.relative_to(folder).as_posix() for link in linked)
         for name in sorted(names):
             path = root / name
             relative = path.relative_to(folder).as_posix()
@@ -540,7 +568,7 @@ def protect_folder(
         raise OptionError("an album is remembered by one process: leave out --jobs and --resume")
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     folder = Path(output)
-    sources, ignored = collect(given, folder)
+    sources, ignored, links = collect(given, folder)
     head = _head(settings, single=len(sources) == 1)
     sheets: list[str] = []
     if draws > 1:
@@ -548,7 +576,7 @@ def protect_folder(
         sources = _drawn(sources, draws, folder)
     digest = _digest(settings)
     manifest = _opened(folder, sources, sheets, head, digest, resume=resume, overwrite=overwrite)
-    run = Run(folder, len(sources), ignored=ignored)
+    run = Run(folder, len(sources), ignored=ignored, links=links)
     try:
         todo = []
         for source in sources:
@@ -656,7 +684,9 @@ def _head(settings: Settings, *, single: bool) -> dict[str, Any]:
     return report.run_record(settings, recognizers)
 
 
-def selected(settings: Settings, *, single: bool) -> Choose:
+def selected(
+    settings: Settings, *, single: bool, warn: Callable[[str], object] | None = None
+) -> Choose:
     """The faces that the settings mean to protect, for writing a plan (see `plan.planned`).
 
     Where `only` means none of a photo's faces, all are protected: a plan cannot say that the photo
@@ -665,6 +695,7 @@ def selected(settings: Settings, *, single: bool) -> Choose:
     Args:
         settings: with `keep` or `only`, or neither: all faces.
         single: whether there is one photo only.
+        warn: called with what to say of numbers and regions that name no face.
 
     Raises:
         OptionError: numbers or regions for several photos, or what cannot be understood.
@@ -676,6 +707,9 @@ def selected(settings: Settings, *, single: bool) -> Choose:
 
     def choose(rgb: NDArray[np.uint8], faces: Sequence[Face]) -> Sequence[bool]:
         chosen = selection.choose(rgb, faces)
+        if warn is not None:
+            for text in selection.unused(faces):
+                warn(text)
         return chosen if any(chosen) or not selection.only else [True] * len(faces)
 
     return choose

@@ -157,7 +157,7 @@ def protect(
     device: Device = "cpu",
 ) -> None:
     """Write a protected copy of every photo, and a report."""
-    from facedeid.batch import collect, protect_folder
+    from facedeid.batch import NOT_FOLLOWED, collect, protect_folder
     from facedeid.methods import parse
     from facedeid.pipeline import Settings
     from facedeid.plan import Plan
@@ -174,7 +174,7 @@ def protect(
     chosen = parse(method, **{k: v for k, v in given.items() if v is not None})
     idle = _ineffective(chosen, draws=draws, subject=subject, ledger=ledger)
     for warning in (*chosen.warnings, *idle):
-        err.print(f"[yellow]warning:[/] {escape(warning)}")
+        _warn(warning)
     if plan is not None and not os.path.exists(plan):  # noqa: PTH110 (nor for long names)
         if not plan.absolute().parent.is_dir():
             raise OptionError(f"--plan {plan}: there is no such folder")
@@ -187,7 +187,10 @@ def protect(
             "only": tuple(only or ()),
             "device": device,
         }
-        _write_plan(collect(inputs, output)[0], plan, Settings.of(chosen, options))
+        sources, _, links = collect(inputs, output)
+        if links:
+            _warn(f"{len(links)} {NOT_FOLLOWED}")
+        _write_plan(sources, plan, Settings.of(chosen, options))
         return
     with _Progress() as progress:
         run = protect_folder(
@@ -219,6 +222,10 @@ def protect(
         )
     _summary(run)
     raise typer.Exit(_exit_code(run, on_no_face))
+
+
+def _warn(text: str) -> None:
+    err.print(f"[yellow]warning:[/] {escape(text)}")
 
 
 def _ineffective(
@@ -264,6 +271,8 @@ class _Progress:
 
     def finished(self, item: "Done") -> None:
         self._bar.advance(self._task)
+        for text in item.record.get("unused", ()):
+            _warn(text)
         if item.status not in ("protected", "copied", "kept"):
             err.print(f"[yellow]{escape(item.photo)}[/]: {escape(_why(item))}")
 
@@ -290,6 +299,8 @@ LABELS = {
 
 
 def _summary(run: "Run") -> None:
+    from facedeid.batch import NOT_FOLLOWED
+
     counts = run.counts
     table = Table(show_header=False, box=None, pad_edge=False)
     for status, label in LABELS.items():
@@ -297,6 +308,8 @@ def _summary(run: "Run") -> None:
             table.add_row(str(counts[status]), label)
     if run.ignored:
         table.add_row(str(len(run.ignored)), "files that are no photos, left alone")
+    if run.links:
+        table.add_row(str(len(run.links)), NOT_FOLLOWED)
     if run.earlier:
         table.add_row(str(len(run.earlier)), "of earlier runs, in the report too")
     if run.interrupted:
@@ -332,7 +345,7 @@ def _write_plan(sources: "Sequence[Source]", path: Path, settings: "Settings") -
     from facedeid.plan import Plan, planned
     from facedeid.report import write_whole
 
-    choose = selected(settings, single=len(sources) == 1)
+    choose = selected(settings, single=len(sources) == 1, warn=_warn)
     entries = [
         planned(
             source.path,

@@ -176,6 +176,8 @@ class PhotoReport:
     seconds: Mapping[str, float] = field(default_factory=dict)
     charges: Mapping[str, float] = field(default_factory=dict)
     """Subject -> ε that was spent, whether or not the photo was released in the end."""
+    unused: tuple[str, ...] = ()
+    """What to say of numbers and regions in `keep` and `only` that name none of the faces."""
     warnings: tuple[str, ...] = ()
     """What to know of the method (what a privacy budget covers, and what not). A run's report has
     them once, for all of its photos."""
@@ -287,14 +289,16 @@ def protect_photo(
     recognizers = models.recognizers(settings.recognizers)
     settings.method.ready(models)
     selection = Selection.of(settings.keep, settings.only, recognizers)
-    chosen = selection.choose(photo.rgb8, found) if protect is None else protect
+    unused: tuple[str, ...] = ()
+    if protect is None:
+        protect, unused = selection.choose(photo.rgb8, found), selection.unused(found)
     items = [
         _Item(i, face, settings.method, [])
-        for i, (face, yes) in enumerate(zip(found, chosen, strict=True))
+        for i, (face, yes) in enumerate(zip(found, protect, strict=True))
         if yes
     ]
     if not items:
-        return _without_faces(photo, found, settings, stage, clock)
+        return _without_faces(photo, found, settings, stage, clock, unused)
     with clock("verify"):
         for recognizer in recognizers:
             vectors = recognizer.embed_photo(photo.rgb8, [item.face.landmarks for item in items])
@@ -316,7 +320,7 @@ def protect_photo(
     with clock("verify"):
         for item in items:
             item.perceptual = perceptual_change(photo.rgb, written.rgb, item.face, models)
-    return _finished(photo, found, items, released, written, settings, clock, charges)
+    return _finished(photo, found, items, released, written, settings, clock, charges, unused)
 
 
 def _attempts(
@@ -427,7 +431,12 @@ def _stream(item: _Item, settings: Settings, key: Sequence[str | int]) -> torch.
 
 
 def _without_faces(
-    photo: Photo, found: Sequence[Face], settings: Settings, stage: Stage, clock: _Clock
+    photo: Photo,
+    found: Sequence[Face],
+    settings: Settings,
+    stage: Stage,
+    clock: _Clock,
+    unused: tuple[str, ...],
 ) -> Protected:
     """Nothing to protect: nobody was found, nobody was selected, or everybody is to be kept."""
     status: Status
@@ -451,6 +460,7 @@ def _without_faces(
         faces=tuple(_kept(i, face) for i, face in enumerate(found)),
         dropped=photo.dropped,
         seconds=clock.seconds,
+        unused=unused,
     )
     return Protected(photo if released else None, report)
 
@@ -464,6 +474,7 @@ def _finished(
     settings: Settings,
     clock: _Clock,
     charges: Mapping[str, float],
+    unused: tuple[str, ...],
 ) -> Protected:
     """Put the report together."""
     by_index = {item.index: item for item in items}
@@ -495,6 +506,7 @@ def _finished(
         dropped=photo.dropped,
         seconds=clock.seconds,
         charges=charges,
+        unused=unused,
         warnings=settings.method.warnings,
     )
     return Protected(written if released else None, report, previews)

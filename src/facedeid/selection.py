@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facedeid import imaging
-from facedeid.errors import OptionError
+from facedeid.errors import OptionError, PhotoError
 from facedeid.faces import Face, detect
 from facedeid.models import Recognizer
 
@@ -38,7 +38,8 @@ class Selection:
         """Read `--keep` and `--only`: numbers, `left,top,right,bottom`, or paths.
 
         Raises:
-            OptionError: neither of these, or a reference photo without exactly one face.
+            OptionError: neither of these, or a reference photo that cannot be read or has not
+                exactly one face.
         """
         numbers, regions, people = set(), [], []
         for text in (*keep, *only):
@@ -67,10 +68,23 @@ class Selection:
         named = [self._named(rgb, i, face) for i, face in enumerate(faces)]
         return named if self.only else [not yes for yes in named]
 
+    def unused(self, faces: Sequence[Face]) -> tuple[str, ...]:
+        """What to say of numbers and regions that name none of the faces (if there are any)."""
+        if not faces:
+            return ()
+        said = {
+            str(number): f"faces found: {len(faces)}, numbered from 0"
+            for number in sorted(self.numbers)
+            if number >= len(faces)
+        }
+        for region in self.regions:
+            if not any(_inside(face, region) for face in faces):
+                said[",".join(f"{v:g}" for v in region)] = "none has its centre there"
+        option = "--only" if self.only else "--keep"
+        return tuple(f"{option} {given} names no face; {why}" for given, why in said.items())
+
     def _named(self, rgb: NDArray[np.uint8], index: int, face: Face) -> bool:
-        left, top, right, bottom = face.box
-        x, y = (left + right) / 2, (top + bottom) / 2
-        inside = any(a <= x < c and b <= y < d for a, b, c, d in self.regions)
+        inside = any(_inside(face, region) for region in self.regions)
         return index in self.numbers or inside or self._known(rgb, face)
 
     def _known(self, rgb: NDArray[np.uint8], face: Face) -> bool:
@@ -92,6 +106,12 @@ class Selection:
         )
 
 
+def _inside(face: Face, region: Region) -> bool:
+    left, top, right, bottom = face.box
+    x, y = (left + right) / 2, (top + bottom) / 2
+    return region[0] <= x < region[2] and region[1] <= y < region[3]
+
+
 def _region(text: str) -> Region | None:
     try:
         left, top, right, bottom = (float(part) for part in text.split(","))
@@ -105,7 +125,10 @@ def _region(text: str) -> Region | None:
 @lru_cache(maxsize=64)
 def _person(path: str, changed: int, recognizers: tuple[Recognizer, ...]) -> tuple[Tensor, ...]:
     """Embeddings of the one face in a photo; `changed` renews what is remembered of it."""
-    rgb = imaging.read(path).rgb8
+    try:
+        rgb = imaging.read(path).rgb8
+    except PhotoError as error:
+        raise OptionError(f"a reference photo cannot be read: {error}") from error
     found = detect(rgb)
     if len(found) != 1:
         raise OptionError(

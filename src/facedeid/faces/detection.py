@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facedeid.errors import OptionError, WeightsError
+from facedeid.errors import OptionError
 from facedeid.weights import dlib_model_path
 
 __all__ = ["DETECTORS", "Finder", "dlib_model", "finder", "scan", "suppress"]
@@ -77,8 +77,7 @@ def finder(detector: str) -> Finder:
     it finds more profile and half-hidden faces; the third needs a file that is not shipped.
 
     Raises:
-        OptionError: no such detector.
-        WeightsError: its model is missing or not what it should be.
+        OptionError: no such detector or file, or the file holds something else.
     """
     if detector == "hog":
         return Finder("hog", _find_hog, window=80, area=16_000_000, tilted=_find_sure)
@@ -156,12 +155,17 @@ def _boxes(rectangles: Any, scores: Any) -> Boxes:
 def _yunet(path: str) -> Callable[[NDArray[np.uint8]], Boxes]:
     key = f"yunet {Path(path).resolve()}"
     if not Path(path).is_file():
-        raise WeightsError(f"no such detector file: {path}")
+        raise OptionError(
+            f"there is no file {path}; use {' or '.join(DETECTORS)}, or the path of a YuNet .onnx"
+        )
     if key not in vars(_local):
         try:
             setattr(_local, key, cv2.FaceDetectorYN.create(path, "", (320, 320), 0.6, 0.3, 5000))
         except cv2.error as error:
-            raise WeightsError(f"{path} is not a YuNet model that OpenCV can read") from error
+            raise OptionError(
+                f"{path} is not a YuNet model that OpenCV can read; "
+                f"use {' or '.join(DETECTORS)}, or another file"
+            ) from error
     network = getattr(_local, key)
 
     def find(rgb: NDArray[np.uint8]) -> Boxes:

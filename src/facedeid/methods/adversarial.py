@@ -188,6 +188,10 @@ class Adversarial(Method):
             "and blur, scaling or JPEG wear the change off",
         )
 
+    def ready(self, models: "Models") -> None:
+        """The recognisers are here and can be attacked."""
+        Surrogates(models.recognizers(self.recognizers))
+
     def attack(
         self,
         x: Tensor,
@@ -208,7 +212,7 @@ class Adversarial(Method):
         landmarks: Tensor | None,
     ) -> Deidentified:
         """Attack, `together`."""
-        surrogates = Surrogates([models.recognizer(name) for name in self.recognizers])
+        surrogates = Surrogates(models.recognizers(self.recognizers))
         made: list[Tensor] = []
         facts: list[Mapping[str, Any]] = []
         for part in together(len(faces), models):

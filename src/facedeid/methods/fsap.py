@@ -276,6 +276,11 @@ class Fsap(Adversarial):
         known = ", ".join(self.surrogates)
         return (f"{self.name} stops once {known} sees somebody else; others may not yet",)
 
+    def ready(self, models: "Models") -> None:
+        """The recognisers are here and can be asked, and so is the pair."""
+        self._judges(models)
+        models.pair(self.pair)
+
     def apply(
         self,
         faces: Tensor,
@@ -294,12 +299,16 @@ class Fsap(Adversarial):
             facts.extend(said)
         return Deidentified(torch.cat(made), tuple(facts))
 
+    def _judges(self, models: "Models") -> list[Likeness]:
+        recognizers = models.recognizers(self.recognizers)
+        for recognizer in recognizers:
+            check_gradients(recognizer)
+        return [Likeness.of(recognizer, models) for recognizer in recognizers]
+
     def _perturbed(
         self, faces: Tensor, landmarks: Tensor | None, models: "Models"
     ) -> tuple[Tensor, list[dict[str, Any]]]:
-        judges = [Likeness.of(models.recognizer(name), models) for name in self.recognizers]
-        for judge in judges:
-            check_gradients(judge.recognizer)
+        judges = self._judges(models)
         pair, found = self._inverted(faces, landmarks, models)
         with torch.no_grad():
             own = [j.unit(found.cover, found.landmarks) for j in judges]

@@ -178,6 +178,10 @@ class TipIm(Adversarial):
         number("targets", self.targets, 1, 1000)
         number("gamma", self.gamma, 0, 1e6)
 
+    def ready(self, models: "Models") -> None:
+        """And there are targets for them."""
+        self._bank(Surrogates(models.recognizers(self.recognizers)), models)
+
     def attack(
         self,
         x: Tensor,

@@ -65,13 +65,16 @@ def specified(text: str) -> RecognizerSpec:
     """What a name with its options stands for.
 
     Raises:
-        OptionError: unknown name or option, or a value that makes no sense.
-        WeightsError: the ONNX file is missing or cannot be used.
+        OptionError: unknown name or option, a value that makes no sense, or an ONNX file that is
+            missing or cannot be used.
     """
     base, _, query = text.partition("?")
     if base.startswith("onnx:"):
         options = _options(text, query, _ONNX)
-        return _judging(_onnx(base, options), options)
+        try:
+            return _judging(_onnx(base, options), options)
+        except WeightsError as error:  # of a file that the user named, not of one in the store
+            raise OptionError(str(error)) from error
     if base not in RECOGNIZERS:
         known = ", ".join(RECOGNIZERS)
         raise OptionError(f"no recogniser is called {base!r}; there are: {known}, onnx:PATH")

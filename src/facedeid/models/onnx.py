@@ -90,7 +90,7 @@ def load_onnx(path: Path, backend: Backend = "auto") -> OnnxGraph | OnnxRuntime:
             where the backend is `torch`.
     """
     if not path.is_file():
-        raise WeightsError(f"there is no file {path}")
+        raise WeightsError(f"there is no file {path}; give the path of an ONNX recogniser")
     if backend == "onnxruntime":
         return OnnxRuntime(path, "backend=onnxruntime was asked for")
     try:

@@ -89,6 +89,11 @@ def attention(
     if kept:
         text = "These hold faces that were not changed, because of --keep, --only or the plan."
         yield note("calm", f"Faces kept: {_count(len(kept), 'photo')}", text, _names(kept))
+    unused = [{**p, "message": "; ".join(p["unused"])} for p in photos if p.get("unused")]
+    if unused:
+        text = "Look whether the faces that were meant are the ones that were kept or protected."
+        title = f"--keep or --only names no face: {_count(len(unused), 'photo')}"
+        yield note("warn", title, text, _names(unused))
     earlier = [p for p in photos if p.get("earlier")]
     if earlier:
         text = (

@@ -22,8 +22,9 @@ LONGEST = 16
 """Numbers in a list that may still be a parameter (a colour, a region); more are left out, so that
 no embedding or picture comes into a report by way of a method's facts."""
 
-_ROOT = r"(?<![\w.<])(?<!:/)(?:/(?!/)|[A-Za-z]:[\\/]|\\\\)"
-_FOLDERS = re.compile(_ROOT + r"(?:[^\s/\\'\":]+[/\\])*(?=[^\s/\\'\":])")
+_ROOT = r"(?<![\w.<)\]}!?%&+$#^*-])(?<!:/)(?:/(?!/)|[A-Za-z]:[\\/]|\\\\)"
+"""Where an absolute path begins: not after a letter or a sign that ends the name of a folder."""
+_FOLDERS = _ROOT + r"(?:[^\s/\\'\":]+[/\\])*(?=[^\s/\\'\":])"
 
 
 def run_record(
@@ -89,6 +90,7 @@ def record(relative: str, report: "PhotoReport", *, output: str | None) -> dict[
         "dropped": [_text(part, relative) for part in report.dropped],
         "seconds": _plain(report.seconds),
         "charges": _plain(report.charges),
+        "unused": list(report.unused),
         "faces": [_face(face) for face in report.faces],
     }
 
@@ -184,10 +186,9 @@ def _numbers(value: Any) -> int:
 
 
 def _text(text: str, relative: str = "") -> str:
-    """Without folders of absolute paths: they name users and places."""
-    if relative:
-        text = re.sub(_ROOT + r"[^\n'\"]*?" + re.escape(relative), lambda _: relative, text)
-    return _FOLDERS.sub("", text)
+    """Without folders of absolute paths: they name users and places. `relative` stays whole."""
+    own = rf"(?:{_ROOT}[^\n'\"]*?)?({re.escape(relative)})|" if relative else "()"
+    return re.sub(own + _FOLDERS, lambda found: found[1] or "", text)
 
 
 def _utc(moment: datetime | None) -> str:
