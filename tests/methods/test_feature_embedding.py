@@ -10,6 +10,7 @@ from facedeid.faces import Pasted, align, detect, frame, paste
 from facedeid.methods import create
 from facedeid.methods.embedding import CHANGE, FAR
 from facedeid.models import Models
+from facedeid.nets.speed import fast_bf16
 from facedeid.random import stream
 from facedeid.verification import find_again
 
@@ -83,6 +84,25 @@ def test_of_several_tries_one_is_kept_that_is_far_and_changes_little(portrait):
     assert (distances[1] > dlib.threshold("library") + 0.05).all()
     assert distances[1].mean() > distances[0].mean() + 0.01
     assert worth[1] > worth[0] + 0.01
+
+
+def test_tries_are_weighed_alike_side_by_side_and_one_by_one(astronaut, hopper, monkeypatch):
+    method, crops, points = create("feature-embedding", tries=5), [], []
+    for rgb in (astronaut, hopper):
+        face = detect(rgb)[0]
+        place = frame(face, 256)
+        crops.append(align(rgb, place))
+        points.append(torch.from_numpy(place.to_frame(face.landmarks)).float())
+    drawn = torch.tensor([[3, 60, 90, 120, 7], [200, 11, 3, 45, 9]])
+    batch, scores = (torch.stack(crops), drawn, MODELS, torch.stack(points)), []
+    for together in (1, 4, 100):
+        monkeypatch.setattr("facedeid.methods.embedding.TOGETHER", together)
+        scores.append(method._scores(*batch))
+    assert scores[0].shape == drawn.shape
+    assert scores[0].std(1).min() > 0.01
+    tolerance = 0.02 if fast_bf16("cpu") else 1e-4
+    torch.testing.assert_close(scores[0], scores[1], atol=tolerance, rtol=0)
+    torch.testing.assert_close(scores[0], scores[2], atol=tolerance, rtol=0)
 
 
 def test_an_album_shows_a_person_as_the_same_synthetic_one(hopper, astronaut):

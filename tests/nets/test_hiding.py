@@ -66,6 +66,17 @@ def test_each_face_is_treated_by_itself(norm):
     assert distance(together, torch.cat(alone)) < 1e-5
 
 
+@pytest.mark.parametrize("conditioning", ["tile", "film", "both"])
+@pytest.mark.parametrize("output", ["direct", "residual"])
+def test_several_features_a_face_are_as_many_passes(conditioning, output):
+    net = small(conditioning=conditioning, norm="group", output=output)
+    features = tensor("many", (6, 32))
+    with torch.no_grad():
+        together = net(faces(), features)
+        apart = [net(faces(), some) for some in features.chunk(3)]
+    assert distance(together, torch.cat(apart)) < 1e-5
+
+
 def test_a_residual_network_starts_as_the_identity_and_is_bounded():
     net = HidingNet(HidingConfig(**SMALL, output="residual", limit=0.25)).eval()
     feature = tensor("one", (2, 32))
@@ -99,6 +110,11 @@ def test_faces_and_features_that_do_not_fit_are_refused():
         net(faces(size=40), tensor("one", (2, 32)))
     with pytest.raises(OptionError, match="2×32"):
         net(faces(), tensor("one", (2, 31)))
+    for count in (0, 1, 3):
+        with pytest.raises(OptionError, match="2×32, or as many again"):
+            net(faces(), torch.zeros(count, 32))
+    with pytest.raises(OptionError, match="0×32"):
+        net(faces()[:0], torch.zeros(2, 32))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -13,7 +14,7 @@ from facedeid.losses import displacement
 from facedeid.methods.base import Deidentified, Method
 from facedeid.models import CODED, identity_codes, lookalikes
 from facedeid.nets.hiding import EmbeddingNet
-from facedeid.nets.residual import retoned, small
+from facedeid.nets.residual import repeated, retoned, small
 from facedeid.nets.speed import fast_bf16
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ __all__ = ["FeatureEmbedding"]
 CANDIDATES = 128
 """A face gets one of so many synthetic identities, those most like it: as in training."""
 
+TOGETHER = 16
+"""Tries in one forward pass, of all faces."""
 RETRIES = 4
 """Further attempts before a face is given up."""
 COLOUR = 0.6
@@ -106,7 +109,7 @@ class FeatureEmbedding(Method):
         random: Sequence[torch.Generator],
         landmarks: Tensor | None,
     ) -> Deidentified:
-        """A forward pass a try and one for what is kept; the facts name each face's identity."""
+        """The tries at half the frame's side, then what is kept; facts name the identities."""
         batch = faces.to(models.device, memory_format=torch.channels_last)
         self.ready(models)
         chosen = (
@@ -120,10 +123,11 @@ class FeatureEmbedding(Method):
         )
 
     def _embedded(self, faces: Tensor, identities: Tensor, models: "Models") -> Tensor:
-        strength = torch.full((len(faces),), float(self.strength), device=models.device)
+        """Faces N×3×S×S with one identity each, or with T each: those of the first try first."""
+        strength = torch.full((len(identities),), float(self.strength), device=models.device)
         codes = identity_codes(models)[identities.to(models.device)]
         made: Tensor = models.embedding(faces, codes, strength)
-        return retoned(faces, made, brightness=1.0, colour=COLOUR)
+        return retoned(repeated(faces, len(made)), made, brightness=1.0, colour=COLOUR)
 
     def _chosen(
         self,
@@ -167,15 +171,22 @@ class FeatureEmbedding(Method):
         scores = []
         with torch.autocast(kind, torch.bfloat16, enabled=fast_bf16(kind)):
             own, before = dlib.embed(cover, points), models.landmarks(cover)
-            for identities in drawn.T:
+            looks = models.perceptual.maps(cover)
+            for some in torch.split(drawn.T, max(1, TOGETHER // len(faces))):
+                identities = some.flatten()
+                each = partial(repeated, count=len(identities))
                 made = self._embedded(cover, identities, models)
-                distance = dlib.distance(own, dlib.embed(made, points))
-                unlike = dlib.distance(own, models.identities("dlib")[identities])
-                moved = displacement(before, models.landmarks(made), side).mean(1)
-                shown = CHANGE * models.perceptual(cover, made) + UNLIKE * unlike + MOVED * moved
-                shown = shown + BEARD * _upper_lip(cover - made, points).relu()
-                scores.append((distance.clamp_max(FAR) - shown).float().cpu())
-        return torch.stack(scores, 1)
+                places = None if points is None else each(points)
+                distance = dlib.distance(each(own), dlib.embed(made, places))
+                unlike = dlib.distance(each(own), models.identities("dlib")[identities])
+                moved = displacement(each(before), models.landmarks(made), side).mean(1)
+                seen = models.perceptual.between(
+                    [each(maps) for maps in looks], models.perceptual.maps(made)
+                )
+                shown = CHANGE * seen + UNLIKE * unlike + MOVED * moved
+                shown = shown + BEARD * _upper_lip(each(cover) - made, places).relu()
+                scores.append((distance.clamp_max(FAR) - shown).float().cpu().view_as(some))
+        return torch.cat(scores).T
 
 
 def _upper_lip(change: Tensor, landmarks: Tensor | None) -> Tensor:

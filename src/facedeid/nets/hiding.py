@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from facedeid.errors import OptionError
-from facedeid.nets.residual import changed
+from facedeid.nets.residual import changed, repeated
 
 __all__ = ["Conditioning", "EmbeddingNet", "HidingConfig", "HidingNet", "tile"]
 
@@ -123,17 +123,26 @@ class _Block(nn.Module):
         self.norm2 = _Modulated(config, outputs, film=film)
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride) if residual else None
 
-    def forward(self, x: Tensor, code: Tensor | None) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x), code))
+    def forward(self, x: Tensor, code: Tensor | None, skip: Tensor | None = None) -> Tensor:
+        """`skip`: further channels; where it has fewer rows than `x`, again and again."""
+        y = self.conv1(x) if skip is None else self._joined(x, skip)
+        y = F.relu(self.norm1(y, code))
         y = self.norm2(self.conv2(y), code)
         return F.relu(y if self.shortcut is None else y + self.shortcut(x))
+
+    def _joined(self, x: Tensor, skip: Tensor) -> Tensor:
+        """`conv1` of both; what comes of `skip` is worked out once."""
+        own, further = torch.split(self.conv1.weight, [x.shape[1], skip.shape[1]], 1)
+        return F.conv2d(x, own, padding=1) + repeated(F.conv2d(skip, further, padding=1), len(x))
 
 
 class HidingNet(nn.Module):
     """Embed a feature into a face.
 
     Input: cover N×3×H×W RGB in [-1, 1] and feature N×D, as the recogniser gives it (the paper
-    feeds 512 values, 256×256 pixels). Output: N×3×H×W in [-1, 1].
+    feeds 512 values, 256×256 pixels). Output: N×3×H×W in [-1, 1]. With T features a face (T·N×D,
+    one for each face, then the next) the output is T·N×3×H×W, and what no feature enters is worked
+    out once.
     """
 
     def __init__(self, config: HidingConfig | None = None) -> None:
@@ -169,10 +178,10 @@ class HidingNet(nn.Module):
         change = torch.tanh(self.raw(cover, feature)[:, :3])
         if self.config.output == "direct":
             return change
-        return (cover + self.config.limit * change).clamp(-1, 1)
+        return (repeated(cover, len(change)) + self.config.limit * change).clamp(-1, 1)
 
     def raw(self, cover: Tensor, feature: Tensor) -> Tensor:
-        """The head's N×`outputs`×H×W, unbounded: for recipes that predict more than pixels.
+        """The head's T·N×`outputs`×H×W, unbounded: for recipes that predict more than pixels.
 
         Raises:
             OptionError: the sides of the photo or the length of the feature do not fit.
@@ -180,18 +189,20 @@ class HidingNet(nn.Module):
         self._check(cover, feature)
         code = None if self.code is None else F.relu(self.code(feature))
         x, skips = self._input(cover, feature), []
-        for stage in self.encoder:
-            x = stage(x, code)
+        for stage in self.encoder[:-1]:  # without modulation
+            x = stage(x, None)
             skips.append(x)
-        for up, stage, skip in zip(self.up, self.decoder, skips[-2::-1], strict=True):
-            x = stage(torch.cat([up(x), skip], 1), code)
+        x = self.encoder[-1](repeated(x, len(feature)), code)
+        for up, stage, skip in zip(self.up, self.decoder, skips[::-1], strict=True):
+            x = stage(up(x), code, skip)
         return F.pixel_shuffle(self.head(x), self.config.fold)
 
     def _input(self, cover: Tensor, feature: Tensor) -> Tensor:
         cover = F.pixel_unshuffle(cover, self.config.fold)
         if self.config.conditioning == "film":
             return cover
-        return torch.cat([cover, tile(feature, *cover.shape[2:])], 1)
+        tiles = tile(feature, *cover.shape[2:])
+        return torch.cat([repeated(cover, len(tiles)), tiles], 1)
 
     def _check(self, cover: Tensor, feature: Tensor) -> None:
         multiple = self.config.fold * 2 ** (self.config.levels - 1)
@@ -199,10 +210,11 @@ class HidingNet(nn.Module):
             raise OptionError(
                 f"the sides of a face must be multiples of {multiple}, got {tuple(cover.shape[2:])}"
             )
-        if feature.shape != (len(cover), self.config.identity):
+        times, rest = divmod(len(feature), max(1, len(cover)))
+        if feature.shape[1:] != (self.config.identity,) or rest or bool(times) != bool(len(cover)):
             raise OptionError(
-                f"{len(cover)} faces need features {len(cover)}×{self.config.identity}, "
-                f"got {tuple(feature.shape)}"
+                f"{len(cover)} faces need features {len(cover)}×{self.config.identity}, or as "
+                f"many again, got {tuple(feature.shape)}"
             )
 
 
@@ -210,8 +222,9 @@ class EmbeddingNet(nn.Module):
     """`facedeid-embedding`: a hiding network with a dial, working at half the frame's side.
 
     Input: cover N×3×256×256 (or 128×128) RGB in [-1, 1], code N×512 of a synthetic identity
-    (`facedeid.models.identity_codes`), strength N in [0, 1]. Output: the cover and a change of at
-    most `limit`, which is smooth at the frame's resolution; at strength 0 the cover itself.
+    (`facedeid.models.identity_codes`), strength N in [0, 1]; or T·N×512 and T·N, T a face (see
+    `HidingNet`). Output: the cover and a change of at most `limit`, which is smooth at the
+    frame's resolution; at strength 0 the cover itself.
     """
 
     SIDE = 128
@@ -239,7 +252,7 @@ class EmbeddingNet(nn.Module):
         )
 
     def forward(self, cover: Tensor, code: Tensor, strength: Tensor) -> Tensor:
-        """The cover with the identity embedded; each face with its own strength."""
+        """The cover with the identity embedded, each with its own strength: T·N×3×S×S."""
         limit = self.hiding.config.limit
         feature = torch.cat([code, strength[:, None]], 1)
 

@@ -2,15 +2,21 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["changed", "retoned", "small", "tint"]
+__all__ = ["changed", "repeated", "retoned", "small", "tint"]
 
 
 def small(cover: Tensor, side: int) -> Tensor:
     """N×3×S×S reduced to N×3×side×side by averaging."""
     return cover if cover.shape[-1] == side else F.interpolate(cover, (side, side), mode="area")
+
+
+def repeated(x: Tensor, count: int) -> Tensor:
+    """A batch of N again and again until there are `count`, a multiple of N; keeps its layout."""
+    return x if len(x) == count else torch.cat([x] * (count // len(x)))
 
 
 def changed(cover: Tensor, side: int, limit: float, network: Callable[[Tensor], Tensor]) -> Tensor:
@@ -20,17 +26,17 @@ def changed(cover: Tensor, side: int, limit: float, network: Callable[[Tensor], 
         cover: N×3×S×S RGB in [-1, 1].
         side: what the network works at.
         limit: largest change of a value (the range -1..1 is 2 wide).
-        network: N×3×side×side cover -> as many changes within the limit.
+        network: N×3×side×side cover -> as many changes within the limit, or T of them a face.
 
     Returns:
-        N×3×S×S in [-1, 1].
+        N×3×S×S (T·N×3×S×S) in [-1, 1].
     """
     full = cover.shape[-1]
     change = _smoothed(network(small(cover, side)))
     if full != side:
         change = F.interpolate(change, (full, full), mode="bicubic", align_corners=False)
         change = change.clamp(-limit, limit)  # cubics overshoot
-    return (cover + change).clamp(-1, 1)
+    return (repeated(cover, len(change)) + change).clamp(-1, 1)
 
 
 def tint(x: Tensor) -> Tensor:
