@@ -59,6 +59,14 @@ def test_version_help_and_methods(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no method is called 'emoji'" in text
 
 
+@pytest.mark.parametrize("command", ["", "train", "evaluate", "invert", "sensitivity", "budget"])
+def test_help_offers_no_completion(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = run(*command.split(), "--help", capsys=capsys)
+    assert code == 0
+    assert "--help" in text
+    assert "completion" not in text  # its script would name a function with a space
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [

@@ -23,7 +23,6 @@ File = Annotated[
     Path | None,
     typer.Option("--ledger", help="File of the budgets; $FACEDEID_LEDGER or the user's own."),
 ]
-Subject = Annotated[str | None, typer.Argument(help="Whose; everybody.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -34,7 +33,10 @@ def budget(context: typer.Context) -> None:
 
 
 @app.command()
-def show(subject: Subject = None, ledger: File = None) -> None:
+def show(
+    subject: Annotated[str | None, typer.Argument(help="Whose. Without: everybody's.")] = None,
+    ledger: File = None,
+) -> None:
     """List who has spent how much, in how many releases, and what is left."""
     from facedeid.privacy import Ledger
 
@@ -59,10 +61,10 @@ def show(subject: Subject = None, ledger: File = None) -> None:
 
 @app.command("set")
 def set_limit(
-    limit: Annotated[
-        str, typer.Argument(help="Most that may be spent (ε), or none: no limit of its own.")
-    ],
-    subject: Subject = None,
+    limit: Annotated[str, typer.Argument(help="Most that may be spent (ε), or the word none.")],
+    subject: Annotated[
+        str | None, typer.Argument(help="Whose. Without: of all who have none of their own.")
+    ] = None,
     ledger: File = None,
 ) -> None:
     """Limit what may be spent of one subject, or of everybody who has no limit of their own."""
@@ -82,8 +84,8 @@ def set_limit(
 
 @app.command()
 def reset(
-    subject: Subject = None,
-    everybody: Annotated[bool, typer.Option("--all", help="Of everybody.")] = False,
+    subject: Annotated[str | None, typer.Argument(help="Whose, unless --all is given.")] = None,
+    everybody: Annotated[bool, typer.Option("--all", help="What everybody spent.")] = False,
     ledger: File = None,
 ) -> None:
     """Forget what was spent (and stored faces). What was released stays released."""

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
-    context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
 )
 out = console()
 err = console(stderr=True)
@@ -38,17 +40,21 @@ def evaluate(
         typer.Option(help="NAME or NAME:option=value, separated by commas (repeatable)."),
     ] = None,
     recognizers: Annotated[
-        list[str] | None, typer.Option(help="Who judges, by commas (repeatable); built-in ones.")
+        list[str] | None,
+        typer.Option(help="Who judges, by commas (repeatable). Without: dlib and facedeid-mobile."),
     ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for results.")] = Path(
         "facedeid-evaluation"
     ),
     limit: Annotated[
-        int | None, typer.Option(help="First N genuine pairs (or photos); all.", min=1)
+        int | None, typer.Option(help="First N genuine pairs (or photos). Without: all.", min=1)
     ] = None,
     threshold_pairs: Annotated[
         int | None,
-        typer.Option(help="Untouched pairs of each kind for thresholds; --limit, 300 at least."),
+        typer.Option(
+            help="Untouched pairs of each kind for thresholds. Without: all, or as many as "
+            "--limit, but at least 300."
+        ),
     ] = None,
     limit_ranked: Annotated[int, typer.Option(help="People in 1:N; 0: none.", min=0)] = 200,
     sweep: Annotated[
@@ -81,7 +87,8 @@ def evaluate(
     ] = 4,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn; 0 or more.")] = 0,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder that several evaluations may share; OUTPUT/cache.")
+        Path | None,
+        typer.Option(help="Folder that several evaluations may share. Without: OUTPUT/cache."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:

@@ -14,7 +14,9 @@ from facedeid.errors import NoFaceError, OutputError
 __all__ = ["app"]
 
 app = typer.Typer(
-    context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
 )
 out = console()
 

@@ -14,7 +14,9 @@ from facedeid.errors import NoFaceError
 __all__ = ["app"]
 
 app = typer.Typer(
-    context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
 )
 out = console()
 err = console(stderr=True)
@@ -31,8 +33,9 @@ def sensitivity(
 ) -> None:
     """Measure the empirical sensitivity of identity-dp over the faces of PHOTOS.
 
-    The largest L1 distance between two identity vectors, as in the paper. It is no guarantee for
-    a face outside of PHOTOS; the bounded sensitivity, the default of identity-dp, is one.
+    That is the largest L1 distance between two identity vectors, as in the paper.
+
+    It guarantees nothing for a face outside of PHOTOS; the bounded one, the default, does.
     """
     import torch
     from rich.progress import track

@@ -1,9 +1,10 @@
 """The command line. Thin: it reads options, calls the library, and prints.
 
 Exit codes: 0 everything asked for was done; 1 something failed; 2 wrong usage; 3 a photo was not
-released because a face in it could not be protected; 4 a photo had no face and was not released;
-130 interrupted. The gravest applies (1, then 3, then 4). Networks are imported only by commands
-that need them, so that `--help` answers at once.
+released because a face in it could not be protected (`verify`: a face is still matched); 4 a photo
+had no face, or none of those to protect, and was not released; 130 interrupted. The gravest applies
+(1, then 3, then 4). Networks are imported only by commands that need them, so that `--help` answers
+at once.
 """
 
 import math
@@ -82,7 +83,8 @@ def protect(
         float | None, typer.Option(help="Of feature-embedding: 0 (nothing) to 1.")
     ] = None,
     identity: Annotated[
-        int | None, typer.Option(help="Of feature-embedding: the same synthetic person for all.")
+        int | None,
+        typer.Option(help="Of feature-embedding: number of one synthetic person for all."),
     ] = None,
     album: Annotated[
         bool | None,
@@ -95,7 +97,8 @@ def protect(
         float | None, typer.Option(help="Of fsap: how far from the original, 1 - cosine.")
     ] = None,
     beta: Annotated[
-        float | None, typer.Option(help="Of private-encoder: 0 (private) to 1 (as it is).")
+        float | None,
+        typer.Option(help="Of private-encoder: 0 (private, unless given) to 1 (as it is)."),
     ] = None,
     target_similarity: Annotated[
         float | None,
@@ -107,8 +110,8 @@ def protect(
     subject: Annotated[
         str | None,
         typer.Option(
-            help="Whose budget is spent: a name, folder (its name), cluster (each face, as dlib "
-            "knows it); the photo itself."
+            help="Whose budget is spent: a name, folder (the folder's name), cluster (each face, "
+            "as dlib knows it). Without: each photo has its own."
         ),
     ] = None,
     ledger: Annotated[
@@ -123,16 +126,28 @@ def protect(
     ] = None,
     on_unprotected: Annotated[
         Literal["fail", "blur", "skip", "release"],
-        typer.Option(help="When a face is still recognised."),
+        typer.Option(
+            help="When a face is still recognised: withhold the photo (fail), blur the face, leave "
+            "the photo out without an error (skip), or release it all the same."
+        ),
     ] = "fail",
     on_no_face: Annotated[
-        Literal["copy", "skip", "fail"], typer.Option(help="When no face is found.")
+        Literal["copy", "skip", "fail"],
+        typer.Option(
+            help="When no face is found: copy the photo, or leave it out (skip: exit code 4, "
+            "fail: 1)."
+        ),
     ] = "skip",
     keep: Annotated[
         list[str] | None,
-        typer.Option(help="Face to leave alone: number, left,top,right,bottom, or a photo."),
+        typer.Option(
+            help="Face to leave alone: number (from 0), left,top,right,bottom, or a photo of the "
+            "person (repeatable)."
+        ),
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Protect only these; as --keep.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Protect only these; given as for --keep.")
+    ] = None,
     plan: Annotated[
         Path | None,
         typer.Option(help="Write the boxes there to correct; if it exists, follow it."),

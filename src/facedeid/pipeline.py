@@ -78,11 +78,12 @@ class Settings:
     `on_unprotected` says what becomes of a photo in which a face is still recognised (`fail`: it is
     withheld; `blur` that face; `skip` the photo, without an error; `release` it all the same),
     `on_no_face` of one in which none was found (`copy`, `skip`, `fail`), `metadata` what is kept
-    (`strip`, `keep-safe`, `keep`).
+    (`strip`, `keep-safe`, `keep`); `first_frame` takes the first picture of animations and
+    multi-page files, which are refused otherwise.
     `keep` and `only` take face numbers, regions `left,top,right,bottom`, or paths of reference
     photos of a person. `seed` makes random methods repeatable; without it they draw from the
-    operating system. `subject` says on whose privacy budget a release is charged, `ledger`
-    in which file (methods with an epsilon; see `facedeid.spending`).
+    operating system. `device` is "cpu" or "cuda". `subject` says on whose privacy budget a release
+    is charged, `ledger` in which file (methods with an epsilon; see `facedeid.spending`).
     """
 
     method: Method = field(default_factory=lambda: parse(METHOD))
@@ -631,7 +632,7 @@ def protect(
         PhotoError: the image cannot be read.
         WeightsError: the weights of a recogniser or a method are not here.
         PrivacyError: a budget is spent, or OpenDP is not installed.
-        NoFaceError: no face was found and `on_no_face` is `fail`.
+        NoFaceError: no face was found, or none of those to protect, and `on_no_face` is `fail`.
         UnprotectedError: a face is still recognised and `on_unprotected` is `fail` or `blur`.
     """
     settings = Settings.of(method, {"on_no_face": "fail", **options})

@@ -112,7 +112,11 @@ class Plan:
     @staticmethod
     def text(entries: Sequence[Mapping[str, Any]]) -> str:
         """The file's content."""
-        head = {"schema": SCHEMA, "help": "correct the boxes: [left, top, right, bottom], pixels"}
+        head = {
+            "schema": SCHEMA,
+            "help": "correct, add or remove boxes: [left, top, right, bottom] of a face, pixels; "
+            'with "protect": false it stays as it is',
+        }
         return json.dumps({**head, "photos": list(entries)}, indent=1) + "\n"
 
     def digest(self, relative: str) -> str:
