@@ -38,6 +38,11 @@ def test_lfw_wherever_the_photos_and_the_pairs_lie(lfw, tmp_path):
     with tarfile.open(tmp_path / "other" / "lfw.tar", "w") as archive:
         archive.add(lfw, "lfw")
     packed = load(f"lfw:{tmp_path / 'other' / 'lfw.tar'}")
+    far = tmp_path / "far" / "lfw.tar"
+    far.parent.mkdir()
+    shutil.copy(tmp_path / "other" / "lfw.tar", far)
+    with pytest.raises(OptionError, match=r"no pairs\.txt beside it"):  # one in it is not read
+        load(f"lfw:{far}")
     alone = tmp_path / "alone"
     alone.mkdir()
     shutil.copy(tmp_path / "other" / "lfw.tar", alone)

@@ -172,8 +172,9 @@ def load_lfw(path: Path, away: Collection[Path] = ()) -> Dataset:
     """
     listing = _pairs_file(path)
     if listing is None:
+        where = "in it or beside" if path.is_dir() else "beside"
         raise OptionError(
-            f"--data lfw:{path}: there is no pairs.txt in it or beside it; get it where the photos "
+            f"--data lfw:{path}: there is no pairs.txt {where} it; get it where the photos "
             "came from, or use people: or photos: for other folders"
         )
     pairs = _read_pairs(listing)
