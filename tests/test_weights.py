@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import save_file
 
 from facedeid import weights
+from facedeid.checkpoints import import_checkpoint
 from facedeid.errors import UnsafeCheckpointError, WeightsError
+from facedeid.nets.stylegan2 import Generator
 
 CONTENT = os.urandom(1_000_003)
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -321,6 +323,28 @@ def test_what_is_no_network_is_not_trusted_on_first_use(store, tmp_path):
             weights.import_file("facenet_casia", tmp_path / file)
     assert weights.status("facenet_casia").state == "missing"
     assert not store.exists()  # nothing is recorded, and the right file still fits
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "message"),
+    [
+        ("stylegan2_ffhq_256", 1024, r"convs\.12\.conv\.weight is 1×64×128×3×3 instead of missing"),
+        ("stylegan2_ffhq_1024", 256, r"convs\.15\.conv\.weight is missing instead of 1×32×32×3×3"),
+    ],
+)
+def test_a_generator_of_another_size_is_not_trusted_on_first_use(
+    name, side, message, store, tmp_path
+):
+    with torch.device("meta"):
+        shapes = Generator(side).state_dict()
+    told = [f"convs.{layer}.conv.weight" for layer in (11, 12, 15)]
+    state = {key: torch.zeros(shapes[key].shape) for key in told if key in shapes}
+    torch.save({"g_ema": state}, tmp_path / "published.pt")
+    other = "stylegan2_ffhq_1024" if side == 1024 else "stylegan2_ffhq_256"
+    with pytest.raises(WeightsError, match=message):
+        import_checkpoint(name, tmp_path / "published.pt")
+    assert weights.status(name).state == "missing"
+    assert import_checkpoint(other, tmp_path / "published.pt").state == "verified"
 
 
 def test_the_file_of_another_checkpoint_is_not_taken(register, tmp_path, monkeypatch):

@@ -13,7 +13,9 @@ from facedeid.errors import OptionError, OutputError, TrainingError
 __all__ = ["app"]
 
 app = typer.Typer(
-    context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
 )
 out = console(markup=False)
 
@@ -41,7 +43,7 @@ def train(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder; facedeid-train/RECIPE.")
+        Path | None, typer.Option("-o", "--output", help="Folder. Without: facedeid-train/RECIPE.")
     ] = None,
     budget: Annotated[
         str | None, typer.Option(help="Stop and save after 90s, 8m, 1.5h; run again to go on.")
@@ -54,7 +56,10 @@ def train(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     bf16: Annotated[
         bool | None,
-        typer.Option("--bf16/--no-bf16", help="bfloat16 where the recipe allows it; if fast here."),
+        typer.Option(
+            "--bf16/--no-bf16",
+            help="bfloat16 where the recipe allows it. Without: if it is fast here.",
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(help="At most so many photos of each source.", min=1)
@@ -63,7 +68,7 @@ def train(
         bool, typer.Option("--dry-run", help="Two steps, an estimate, nothing written.")
     ] = False,
 ) -> None:
-    """Train a network that ships, or go on where the last run in the same folder stopped."""
+    """Train a network, or go on where the last run in the same folder stopped."""
 
     from facedeid.models import device_of
     from facedeid.training.data import load_faces
@@ -85,11 +90,11 @@ def train(
     chosen = replace(chosen, **small)
     folder = output or Path("facedeid-train") / recipe
     if data and not dry_run:
+        _apart(folder, data)
         _make(folder)
     faces = load_faces(data or [], size=chosen.side, limit=limit)
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch) if dry_run else folder
-        task = chosen.task(faces, teacher or [], place, on, seed)
         options = Options(
             out=place,
             budget=allowed,
@@ -99,10 +104,21 @@ def train(
             dry_run=dry_run,
             reduced=reduced,
         )
-        outcome = run(chosen, task, options, say=out.print)
+        try:
+            task = chosen.task(faces, teacher or [], place, on, seed)
+            outcome = run(chosen, task, options, say=out.print)
+        except OSError as error:  # a full disk, most likely
+            raise OutputError(f"{place}: {error.strerror or error}; run again to go on") from error
     if not dry_run:
         state = "finished" if outcome.finished else "stopped by the budget; run again to go on"
         out.print(f"{folder / recipe}.safetensors: step {outcome.step}, {state}")
+
+
+def _apart(folder: Path, data: list[Path]) -> None:
+    """Check that pictures of the run will not be taken for photos when it goes on."""
+    for source in data:
+        if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
+            raise OptionError(f"-o {folder} lies in --data {source}; choose another folder")
 
 
 def _make(folder: Path) -> None:

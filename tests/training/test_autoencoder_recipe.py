@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from facedeid.errors import TrainingError
 from facedeid.nets import load_official
@@ -219,6 +219,12 @@ def test_an_encoder_learns_into_a_generator_that_stays(gan, photos, tmp_path):
     assert torch.equal(task.model.pair.centre, centre)
     steps = [row for row in rows(tmp_path) if "likeness" in row]
     assert likeness(task) < 0.9 * steps[0]["likeness"]
+    state = {k: v + 0 for k, v in load_file(file).items()}
+    save_file(state | {"centre": state["centre"] + 1}, tmp_path / "later.safetensors")
+    later = [f"generator={tmp_path / 'later.safetensors'}"]
+    more = configured("encoder", [*SMALL, "steps=9"])
+    with pytest.raises(TrainingError, match="the run to go on with had generator"):
+        train(more, more.task(faces, later, tmp_path, CPU, 3), options, say=lambda _: None)
 
 
 @pytest.mark.parametrize(

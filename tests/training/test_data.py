@@ -1,7 +1,9 @@
 import io
 import shutil
+import struct
 import tarfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,10 +149,16 @@ def test_identities_must_be_readable(data, message, photos, tmp_path):
         load_faces([tmp_path / "faces"], size=32)
 
 
-def test_photos_that_are_too_large_or_none(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(TrainingError, match=r"astronaut0\.7\.png is not a readable photo"):
-        load_faces([photos], size=32)
+def test_photos_that_are_too_large_or_none(tmp_path):
+    (tmp_path / "large").mkdir()
+    size = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in ((b"IHDR", size), (b"IDAT", zlib.compress(bytes(4000))), (b"IEND", b"")):
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        data += struct.pack(">I", len(content)) + kind + content + check
+    (tmp_path / "large/huge.png").write_bytes(data)
+    with pytest.raises(TrainingError, match=r"huge\.png is not a readable photo: .*pixels"):
+        load_faces([tmp_path / "large"], size=32)
     (tmp_path / "faces/folder.png").mkdir(parents=True)
     with pytest.raises(TrainingError, match=r"folder\.png cannot be read"):
         load_faces([tmp_path / "faces"], size=32)
@@ -186,3 +194,74 @@ def test_photos_of_the_same_name_have_no_landmarks_or_identities(beside, twice, 
         np.savez(tmp_path / f"faces_{beside}", names=names, points=points)
     with pytest.raises(TrainingError, match=r"a/same\.png and b/same\.png"):
         load_faces([twice], size=32)
+
+
+@pytest.fixture
+def named(photos, tmp_path):
+    """`faces.v2/` and `faces.v2.tar.gz` with identities beside them, and those of `faces/`."""
+    shutil.copytree(photos, tmp_path / "faces.v2")
+    with tarfile.open(tmp_path / "faces.v2.tar.gz", "w:gz") as tar:
+        tar.add(photos, ".")
+    stems = [p.stem for p in photos.iterdir()]
+    for name, person in (("faces", "other"), ("faces.v2", "one")):
+        rows = "".join(f"{stem},{person}\n" for stem in stems)
+        text = "name,identity\n" + rows
+        (tmp_path / f"{name}_identities.csv").write_text(text, "utf-8-sig")  # as Excel writes it
+    return tmp_path
+
+
+@pytest.mark.parametrize("source", ["faces.v2", "faces.v2.tar.gz", "faces.v2/../faces.v2"])
+def test_identities_lie_beside_a_source_of_any_name(source, named):
+    assert set(load_faces([named / source], size=32).keys) == {"one"}
+
+
+def test_identities_lie_beside_the_folder_that_one_is_in(named, monkeypatch):
+    monkeypatch.chdir(named / "faces.v2")
+    assert set(load_faces([Path()], size=32).keys) == {"one"}
+
+
+def test_identities_of_nobody_there_are_refused(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "faces")
+    rows = "".join(f"{path.name},x\n" for path in photos.iterdir())  # with their suffix
+    (tmp_path / "faces_identities.csv").write_text("name,identity\n" + rows)
+    with pytest.raises(TrainingError, match=r"without their suffix, such as astronaut0\.7"):
+        load_faces([tmp_path / "faces"], size=32)
+
+
+@pytest.mark.parametrize(
+    ("names", "points", "message"),
+    [
+        (np.array("a"), np.zeros((1, 68, 2)), "for N names"),
+        (np.array(["a", "b"]), np.stack([np.zeros((68, 2)), np.full((68, 2), np.nan)]), "of b"),
+    ],
+)
+def test_landmarks_must_be_numbers_by_name(names, points, message, photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "faces")
+    np.savez(tmp_path / "faces_landmarks.npz", names=names, points=points)
+    with pytest.raises(TrainingError, match=message):
+        load_faces([tmp_path / "faces"], size=32)
+
+
+def test_what_macos_puts_beside_photos_is_passed_over(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "faces")
+    (tmp_path / "faces" / "._hopper1.0.png").write_bytes(b"\0\5\x16\7 no photo")
+    tar = archive(tmp_path / "faces", tmp_path / "faces.tar")
+    for source in (tmp_path / "faces", tar):
+        assert len(load_faces([source], size=32)) == 16
+
+
+def test_photos_are_seen_as_they_are_shown(tmp_path):
+    ramp = np.linspace(0, 60_000, 32).astype(np.uint16)[:, None].repeat(32, 1)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    turned, eight = Image.Exif(), (ramp >> 8).astype(np.uint8)
+    turned[0x112] = 6
+    Image.fromarray(eight).save(tmp_path / "turned.jpg", exif=turned, quality=98)
+    deep, upright = load_faces([tmp_path], size=32).images.float()
+    assert np.abs(deep[0].numpy() - ramp / 257).max() < 1
+    assert np.abs(upright[0].numpy() - np.rot90(eight, -1)).max() < 5
+
+
+def test_photos_that_are_not_cut_out_yet_are_sent_to_the_docs(tmp_path):
+    (tmp_path / "wide.png").write_bytes(wide())
+    with pytest.raises(TrainingError, match=r"wide\.png is 40×30.*docs/training_recipes\.md"):
+        load_faces([tmp_path], size=32)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from facedeid.errors import TrainingError
 from facedeid.landmarks import MEAN_FACE
-from facedeid.models import Models, identity_codes, lookalikes
+from facedeid.models import Models, Recognizer, identity_codes, lookalikes
 from facedeid.nets import load_official
 from facedeid.nets.hiding import EmbeddingNet
 from facedeid.nets.residual import tint
@@ -106,6 +106,10 @@ def test_embeddings_are_kept_for_the_same_photos_alone(photos, tmp_path):
             Prepared.of(faces, [guide], tmp_path / "own").own["dlib"], first.own["dlib"]
         )
     assert not list(tmp_path.glob("*.part"))
+    darker = replace(guide.spec, scale=lambda chips: guide.spec.scale(chips / 2))
+    other = Recognizer(darker, CPU)  # of the same name, as an ONNX file with other options
+    found = Prepared.of(faces, [other], tmp_path / "own").own["dlib"]
+    assert torch.allclose(found, other.embed(faces.images / 127.5 - 1, faces.landmarks), atol=1e-4)
 
 
 def test_a_run_goes_on_where_it_stopped(photos, tmp_path):
@@ -147,6 +151,11 @@ def test_drift_counts_what_all_faces_become_and_not_that_they_change():
     assert drift(net, covers, covers) == 0
     assert drift(net, covers, covers + 0.3) > 1  # all lighter: more than they differ
     assert drift(net, covers, covers.roll(1, 0)) == 0  # each becomes another: nothing in common
+    twice = covers[:1].repeat(2, 1, 1, 1)
+    made = (twice + 0.3).requires_grad_()  # the same photo, drawn twice
+    drift(net, twice, made).backward()
+    assert drift(net, twice, made) == 0
+    assert torch.isfinite(made.grad).all()
 
 
 def test_it_may_begin_with_the_network_that_ships(photos, tmp_path):

@@ -1,6 +1,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -340,8 +341,21 @@ def test_more_epochs_go_on(photos, tmp_path):
     outcome, task = run(photos, tmp_path, epochs=2)
     assert outcome.step == 4
     assert task.plateau.epochs == 2
-    with pytest.raises(TrainingError, match="had extractor dlib, now it is facedeid-mobile"):
-        task.restore(job(photos, teachers=["recognizer=dlib"])[1].state())
+    with pytest.raises(TrainingError, match="had extractor facedeid-mobile, now it is dlib"):
+        run(photos, tmp_path, epochs=3, teachers=["recognizer=dlib"])
+
+
+def test_objects_are_seen_upright_and_damaged_ones_named(photos, tmp_path):
+    turned, rows = Image.Exif(), np.linspace(0, 255, 64).astype(np.uint8)[:, None].repeat(64, 1)
+    turned[0x112] = 6
+    Image.fromarray(rows).save(tmp_path / "a.jpg", exif=turned, quality=98)
+    (tmp_path / "._a.jpg").write_bytes(b"no picture")
+    teachers = [EN, f"object={tmp_path}"]
+    _, task = job(photos, teachers=teachers, embedded="object")
+    assert np.abs(task.embedded.images[0, 0].numpy() - np.rot90(rows, -1).astype(int)).max() < 5
+    (tmp_path / "b.jpg").write_bytes(b"no picture")
+    with pytest.raises(TrainingError, match=r"--teacher object=.*b\.jpg"):
+        job(photos, teachers=teachers, embedded="object")
 
 
 @pytest.mark.parametrize(

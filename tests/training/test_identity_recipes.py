@@ -13,7 +13,7 @@ from facedeid.nets import load_official
 from facedeid.nets.aei import AEIConfig, AEINet, IdentityNet
 from facedeid.nets.residual import tint
 from facedeid.random import stream
-from facedeid.training.data import load_faces
+from facedeid.training.data import Faces, is_held_out, load_faces
 from facedeid.training.loop import Options, train
 from facedeid.training.recipes import configured
 
@@ -205,3 +205,35 @@ def test_settings_that_make_no_sense(name, settings, teachers, message, photos, 
     recipe = configured(name, settings)
     with pytest.raises(TrainingError, match=message):
         recipe.task(load_faces([photos], size=64), teachers, tmp_path, CPU, 3)
+
+
+def test_the_papers_network_does_not_go_on_with_another_encoder(photos, tmp_path):
+    settings = [*PAPER, "steps=1"]
+    run("identity-dp-paper", photos, tmp_path, settings)
+    recipe = configured("identity-dp-paper", [*PAPER, "steps=2"])
+    task = recipe.task(load_faces([photos], size=64), ["recognizer=dlib"], tmp_path, CPU, 3)
+    with pytest.raises(TrainingError, match="had encoder facedeid-mobile, now it is dlib"):
+        train(recipe, task, Options(out=tmp_path, seed=3, bf16=False), say=lambda _: None)
+
+
+@pytest.mark.parametrize("name", ["identity-dp", "identity-dp-paper"])
+def test_one_person_held_out_cannot_be_swapped(name, photos, tmp_path):
+    faces = load_faces([photos], size=64)
+    held = next(str(i) for i in range(100) if is_held_out(str(i)))
+    few = Faces(faces.images[:3], faces.landmarks[:3], ("a", "b", held))
+    small = COMPACT if name == "identity-dp" else PAPER
+    task = configured(name, list(small)).task(few, TEACHER[name], tmp_path, CPU, 3)
+    figures = task.evaluate(task.model.eval())
+    assert "own ssim" in figures
+    assert "swapped" not in figures
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"), [("identity-dp", "width=0.25"), ("feature-embedding", "levels=3")]
+)
+def test_a_network_of_another_shape_cannot_begin_with_the_one_that_ships(
+    name, setting, photos, tmp_path
+):
+    recipe = configured(name, ['guides=["dlib"]', "continued=true", setting])
+    with pytest.raises(TrainingError, match="continued=true: the network that ships has another"):
+        recipe.task(load_faces([photos], size=64), [], tmp_path, CPU, 3)

@@ -8,6 +8,7 @@ import torch
 
 from facedeid.errors import TrainingError
 from facedeid.faces import align, detect, frame
+from facedeid.landmarks import MEAN_FACE
 from facedeid.losses import displacement
 from facedeid.models import Models
 from facedeid.training.data import load_faces
@@ -44,6 +45,18 @@ def test_changed_photos_are_kept_for_the_same_ones_alone(photos, tmp_path):
     lighter = replace(faces, images=faces.images.clamp_min(90))
     other = recipe.task(lighter, [], tmp_path, cpu, 3)
     assert not torch.equal(other.training.images[-4:], first.training.images[-4:])
+
+
+def test_photos_without_landmarks_get_dlibs(photos, tmp_path):
+    recipe, cpu = configured("landmarks", ["changed=1"]), torch.device("cpu")
+    known = load_faces([photos], size=256)
+    mean = torch.from_numpy(MEAN_FACE * 256).float().expand_as(known.landmarks)
+    found, wanted = (
+        recipe.task(replace(known, landmarks=points), [], tmp_path, cpu, 3).training.landmarks
+        for points in (mean, known.landmarks)
+    )
+    apart = [displacement(wanted, points[: len(wanted)], 128)[:-1] for points in (found, mean / 2)]
+    assert apart[0].mean() < 0.5 * apart[1].mean()
 
 
 def test_it_has_no_other_teacher(photos, tmp_path):

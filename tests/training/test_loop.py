@@ -1,15 +1,19 @@
 import json
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 from facedeid.errors import TrainingError
 from facedeid.random import stream
-from facedeid.training.loop import Options, _rivals, seconds, train
+from facedeid.training.loop import Options, _rivals, keep, seconds, train
 from facedeid.training.prepared import Rivals
 
 
@@ -43,8 +47,6 @@ class LineTask:
 
     def loss(self, model, step):
         if self.recipe.slow:
-            import time
-
             time.sleep(self.recipe.slow)
         x = torch.randn(self.recipe.batch, 3, 4, 4, generator=stream(1, step))
         loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
@@ -117,12 +119,21 @@ def test_resume_is_as_if_never_interrupted(tmp_path):
 
 
 def test_budget_is_kept(tmp_path):
-    import time
-
     started = time.monotonic()
     outcome, _, _ = run(tmp_path, Line(steps=10_000, slow=0.05), budget=1)
     assert time.monotonic() - started < 2
     assert 5 < outcome.step < 25
+
+
+def test_the_first_step_does_not_count_as_the_pace_of_the_next(tmp_path):
+    class Loading(LineTask):
+        def loss(self, model, step):
+            if not step:
+                time.sleep(0.6)
+            return super().loss(model, step)
+
+    options = Options(out=tmp_path, budget=1, log_every=1)
+    assert train(Line(), Loading(Line()), options, say=lambda _: None).step == 12
 
 
 def test_a_finished_run_is_left_alone(tmp_path):
@@ -199,3 +210,60 @@ def test_budgets(text, value):
 def test_refuses_other_budgets(text):
     with pytest.raises(TrainingError, match="8m"):
         seconds(text)
+
+
+@pytest.mark.parametrize("before", [0, 6])
+def test_weights_that_a_run_did_not_come_to_write_are_written_by_the_next(before, tmp_path):
+    if before:
+        run(tmp_path, Line(steps=before))
+
+    class Interrupted(LineTask):
+        def evaluate(self, model):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Line(), Interrupted(Line()), Options(out=tmp_path), say=lambda _: None)
+    outcome, _, said = run(tmp_path)
+    assert said[1] == "from step 12 of 12"
+    assert outcome.figures
+    with safe_open(tmp_path / "line.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["facedeid"])["step"] == 12
+    assert (tmp_path / "grid.png").exists()
+    written = (tmp_path / "line.safetensors").stat().st_mtime_ns
+    run(tmp_path)
+    assert (tmp_path / "line.safetensors").stat().st_mtime_ns == written
+
+
+def test_refuses_to_go_on_with_other_photos_or_networks(tmp_path):
+    class Other(LineTask):
+        def metadata(self):
+            return super().metadata() | {"parameters": 26, "photos": 3}
+
+    run(tmp_path)
+    with pytest.raises(TrainingError, match="had parameters 25, now it is 26; use the same --data"):
+        train(Line(steps=20), Other(Line()), Options(out=tmp_path), say=lambda _: None)
+
+
+def test_says_bfloat16_only_where_the_recipe_allows_it(tmp_path):
+    run(tmp_path, bf16=True)
+    assert json.loads((tmp_path / "options.json").read_text())["bf16"] is False
+
+
+def test_the_card_says_averaged_only_where_weights_are(tmp_path):
+    run(tmp_path / "averaged")
+    run(tmp_path / "last", Line(ema=0.0))
+    said = [(tmp_path / name / "line.md").read_text() for name in ("averaged", "last")]
+    assert ["averaged over steps" in text for text in said] == [True, False]
+
+
+def test_a_state_that_does_not_fit_on_the_disk_leaves_the_last_one(tmp_path):
+    keep(tmp_path / "state.pt", {"a": torch.zeros(1)})
+    code = (
+        "import resource, torch; from pathlib import Path; from facedeid.training.loop import keep;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+        f"keep(Path({str(tmp_path / 'state.pt')!r}), dict(a=torch.zeros(100_000)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "OSError: state.pt cannot be written; the disk may be full" in done.stderr
+    assert torch.equal(torch.load(tmp_path / "state.pt")["a"], torch.zeros(1))
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]

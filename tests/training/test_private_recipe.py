@@ -150,7 +150,7 @@ def test_the_papers_recipe_trains_one_level_into_a_published_pair(photos, tmp_pa
     ("settings", "teachers", "message"),
     [
         ([], [], "private-encoder-paper needs a generator: .*psp_ffhq_encode"),
-        (["beta=2"], [], "beta must lie between 0 and 1"),
+        (["beta=-0.5"], [], "beta must lie between 0 and 1"),
         ([], ["recognizer=nobody"], "--teacher recognizer: "),
     ],
 )

@@ -1,6 +1,8 @@
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from facedeid.errors import TrainingError
 from facedeid.models import Models
 from facedeid.nets.lpips import Lpips, lpips
 from facedeid.random import stream
-from facedeid.training.data import load_faces
+from facedeid.training.data import Faces, is_held_out, load_faces
 from facedeid.training.distortions import FAMILIES, Distortions
 from facedeid.training.loop import Options, train
 from facedeid.training.perceptual import _rank_correlation, inherited
@@ -107,6 +109,42 @@ def test_pool_of_another_recipe_is_refused(photos, tmp_path):
     (tmp_path / "state.pt").unlink()
     with pytest.raises(TrainingError, match="of another recipe"):
         run(configured("recognizer", [*RECOGNIZER, "shard=8"]), photos, ["dlib"], tmp_path)
+    recipe, faces = (
+        configured("recognizer", [*RECOGNIZER, "steps=1"]),
+        load_faces([photos], size=96),
+    )
+    lighter = replace(faces, images=faces.images.clamp_min(90))
+    for data, seed, changes, pools in (
+        (faces, 3, {}, True),
+        (faces, 4, {}, False),
+        (lighter, 3, {}, False),
+        (faces, 3, {"real": 0.9}, False),
+    ):
+        task = replace(recipe, **changes).task(data, ["dlib"], tmp_path, CPU, seed)
+        if pools:
+            task.loss(task.model, 0)
+            continue
+        with pytest.raises(TrainingError, match=r"or of other photos; remove .*pool and start"):
+            task.loss(task.model, 0)
+    file = tmp_path / "pool/00000.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(TrainingError, match="is damaged"):
+        run(recipe, photos, ["dlib"], tmp_path)
+
+
+def test_a_recognizer_of_few_people_has_the_figures_that_can_be_had(photos, tmp_path):
+    recipe, faces = (
+        configured("recognizer", [*RECOGNIZER, "steps=1"]),
+        load_faces([photos], size=96),
+    )
+    held = next(str(i) for i in range(100) if is_held_out(str(i)))
+    few = Faces(faces.images[:3], faces.landmarks[:3], ("a", "b", held))
+    task = recipe.task(few, ["dlib"], tmp_path, CPU, 3)
+    outcome = train(recipe, task, Options(out=tmp_path, seed=3), say=lambda _: None)
+    assert outcome.figures.keys() == {"cosine"}
+    one = Faces(faces.images[:1], faces.landmarks[:1], ("a",))
+    with pytest.raises(TrainingError, match="two are needed"):
+        recipe.task(one, ["dlib"], tmp_path, CPU, 3)
 
 
 def test_teachers_can_come_as_safetensors(photos, tmp_path):
@@ -223,6 +261,19 @@ def test_settings():
         ("recognizer", "lr=NaN", "not a finite number"),
         ("recognizer", "ema=1.5", r"ema=1\.5: 0 at least, 1 at most"),
         ("recognizer", "weight_decay=-1", "weight_decay=-1: 0 at least"),
+        ("recognizer", "grow_every=0", "grow_every=0: 1 at least"),
+        ("recognizer", "shard=0", "shard=0: 1 at least"),
+        ("perceptual", "crop=300", "crop=300: 32 at least, 256 at most"),
+        ("perceptual", "bank=0", "bank=0: 1 at least"),
+        ("landmarks", "changed=0", "changed=0: 1 at least"),
+        ("generator", "horizon=0", "horizon=0: 1 at least"),
+        ("feature-embedding", "together=0", "together=0: 1 at least"),
+        ("feature-embedding", "levels=20", "levels=20: 2 at least, 7 at most"),
+        ("identity-dp-paper", "scales=0", "scales=0: 1 at least"),
+        ("private-encoder", "beta=2", "beta=2: 1 at most"),
+        ("encoder", "adversarial=1", "encoder has batch"),
+        ("joint", "flat=0.5", "joint has adversarial, adversary_from, batch"),
+        ("private-encoder-paper", "continued=true", "private-encoder-paper has adversarial"),
         ("recognizer", 'widths=["a"]', "expected a list of int"),
         ("feature-embedding", "guides=[1]", "expected a list of str"),
         ("identity-dp", "shares=[1, true, 0, 0, 0]", "expected a list of float"),
@@ -243,6 +294,30 @@ def test_says_which_teacher_is_missing(name, photos, tmp_path):
         recipe.task(faces, [], tmp_path, CPU, 0)
     with pytest.raises(TrainingError, match=r"none\.onnx"):
         recipe.task(faces, [str(tmp_path / "none.onnx")], tmp_path, CPU, 0)
+
+
+@pytest.mark.parametrize("setting", ["widths=[]", "depths=[1,1]", "widths=[8,16,16,0]"])
+def test_levels_of_a_recognizer_that_make_no_sense(setting, photos, tmp_path):
+    recipe = configured("recognizer", [*RECOGNIZER, setting])
+    with pytest.raises(TrainingError, match="widths and depths"):
+        recipe.task(load_faces([photos], size=96), ["dlib"], tmp_path, CPU, 0)
+
+
+@pytest.mark.parametrize("limit", [100, 100_000])
+def test_a_full_disk_is_told_in_one_line(limit, photos, tmp_path):
+    """Files of no more than so many bytes: first the options are too large, then the pool."""
+    settings = [part for s in (*RECOGNIZER, "steps=1") for part in ("--set", s)]
+    code = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
+        "from facedeid.cli import main; main()"
+    )
+    out = tmp_path / "run"
+    base = ["train", "recognizer", "--data", photos, "--teacher", "dlib", *settings, "-o", out]
+    done = subprocess.run([sys.executable, "-c", code, *base], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.endswith("; run again to go on\n")
+    assert done.stderr.startswith(f"error: {out}: ")
+    assert not list(out.rglob("*.part"))
 
 
 def command(*arguments):
@@ -278,6 +353,18 @@ def test_dry_run_tells_no_total_where_it_is_smaller_than_the_run(photos, tmp_pat
     assert "minutes" not in told
     assert "s a step with shards_first=5, shards_last=5;" in told
     assert "--set shards_first=8 --set shards_last=64" in told
+
+
+@pytest.mark.parametrize("output", [[], ["-o", "run"], ["-o", "."]])
+def test_output_within_the_data(output, photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(next(photos.iterdir()), tmp_path)
+    before = list(tmp_path.iterdir())
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "recognizer", "--data", ".", "--teacher", "dlib", *output])
+    assert stop.value.code == 2
+    assert "lies in --data .; choose another folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])

@@ -1,4 +1,8 @@
+import io
+
+import numpy as np
 import torch
+from PIL import Image
 
 from facedeid.landmarks import FIVE_POINTS
 from facedeid.models import ARCFACE_CROP
@@ -84,6 +88,20 @@ def test_degradations_keep_shape_and_range_and_follow_the_seed(photos):
         assert -1e-3 <= found.min() <= found.max() <= 255.001
         if name != "jittered":
             assert ((found - images).abs().mean((1, 2, 3)) > 0.3).all(), name
+
+
+def test_jpeg_is_that_of_pictures_in_red_green_and_blue():
+    line = torch.arange(64)
+    wave = (128 + 100 * (line / 3).sin()).round()
+    image = torch.stack(
+        [wave.expand(64, 64), torch.full((64, 64), 90.0), wave[:, None] / 2 + 20 + 0 * line]
+    )
+    image = image.round()
+    data = io.BytesIO()
+    Image.fromarray(image.byte().permute(1, 2, 0).numpy()).save(data, "JPEG", quality=20)
+    wanted = torch.from_numpy(np.array(Image.open(data))).permute(2, 0, 1).float()
+    found = degrade.compressed(image[None], generator(), share=1.1, quality=(20, 20))[0]
+    assert (found - wanted).abs().mean() < 0.5 < 0.2 * (image - wanted).abs().mean()
 
 
 def test_a_share_of_zero_changes_nothing(photos):

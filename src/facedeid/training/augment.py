@@ -55,8 +55,9 @@ class Chance:
 def augmented(faces: Tensor, p: float, random: torch.Generator) -> Tensor:
     """N×3×S×S in [-1, 1] -> the same, each picture moved and recoloured by chance.
 
-    Shifts reach an eighth of the side, turns follow a normal distribution of 10°, scales and
-    contrasts one of 20 % (in log2); what comes in from outside repeats the border.
+    Shifts reach an eighth of the side; turns follow a normal distribution of 10°, scales one of
+    0.2, contrasts of 0.3 and saturations of 0.5 (in log2), light one of 0.2; what comes in from
+    outside repeats the border.
     """
     if not p:
         return faces

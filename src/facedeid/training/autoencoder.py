@@ -41,6 +41,7 @@ from facedeid.training.prepared import (
     rejected,
     sheet,
 )
+from facedeid.weights import sha256_of
 from facedeid.weights.loading import load_state
 
 __all__ = [
@@ -67,6 +68,8 @@ class AutoencoderRecipe:
     small: ClassVar[Mapping[str, Any]] = {"batch": 4}
     joint: ClassVar[bool] = True
     """Whether the generator learns too."""
+    idle: ClassVar[frozenset[str]] = frozenset()
+    """Inherited settings without effect."""
 
     steps: int = 20_000
     batch: int = 8
@@ -113,6 +116,7 @@ class EncoderRecipe(AutoencoderRecipe):
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
 
     joint: ClassVar[bool] = False
+    idle: ClassVar[frozenset[str]] = frozenset({"flat", "adversarial", "adversary_from"})
 
     def task(
         self, data: Faces, teachers: Sequence[str], out: Path, device: torch.device, seed: int
@@ -138,6 +142,7 @@ class EncoderRecipe(AutoencoderRecipe):
                 pair.generator, {k.removeprefix("generator."): v for k, v in state.items()}
             )
             pair.centre = centre
+            job.facts["generator"] = sha256_of(Path(files[0]))
         except (FacedeidError, OSError, KeyError) as error:
             raise TrainingError(f"--teacher generator={files[0]}: {error}") from error
         pair.generator.requires_grad_(False)
@@ -154,6 +159,7 @@ class JointRecipe(AutoencoderRecipe, Sampling):
     name: ClassVar[str] = "joint"
     summary: ClassVar[str] = "a compact StyleGAN2 and its W+ encoder at once (GPU)"
     betas: ClassVar[tuple[float, float]] = (0.0, 0.99)
+    idle: ClassVar[frozenset[str]] = frozenset({"flat"})
 
     steps: int = 10_000
     batch: int = 48
@@ -218,6 +224,8 @@ class AutoencoderTask:
         self.training, self._held_out = Prepared.parts(data, guides, out)
         with seeded(seed):
             self.model: nn.Module = _Contest(sampled=isinstance(recipe, JointRecipe))
+        self.facts: dict[str, str] = {}
+        """For the metadata, besides."""
         self.chance: Chance | None = None
         """Of augmentation, where samples of the mapping network are judged too."""
         if isinstance(recipe, JointRecipe):
@@ -374,6 +382,7 @@ class AutoencoderTask:
         """For the model card and the file of weights."""
         pair = self.model.get_submodule("pair")
         return {
+            **self.facts,
             "guides": [g.name for g in self.guides],
             "photos": len(self.training),
             "parameters": {

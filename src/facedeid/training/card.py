@@ -30,13 +30,14 @@ def card(
     """
     name = settings["recipe"]
     options = {key: value for key, value in settings.items() if key != "recipe"}
+    averaged = ", averaged over steps" if settings.get("ema") else ""
     held = _table("figure", figures) if figures else ["Nobody was held out: no figures."]
     return "\n".join(
         [
             f"# {name}",
             "",
             f"Made by `facedeid train {name}`, facedeid {facedeid.__version__}. Weights: "
-            f"`{name}.safetensors`, float16, averaged over steps.",
+            f"`{name}.safetensors`, float16{averaged}.",
             "",
             "## What it was made of",
             "",

@@ -1,13 +1,13 @@
 """Aligned face photos for training: folders and tar archives, decoded once, split by a hash.
 
-Photos are expected in the canonical (FFHQ) frame. Beside an archive `faces.tar` (or a folder
-`faces/`) may lie `faces_landmarks.npz` (`names`: file stems, `points`: N×68×2 in pixels of the
-photos) and `faces_identities.csv` (columns `name`, `identity`). Without landmarks those of an
-average face in the frame are taken; without identities every photo is a person of its own.
+Photos are expected in the canonical (FFHQ) frame. Beside an archive `faces.tar` or `faces.tar.gz`
+(or a folder `faces/`) may lie `faces_landmarks.npz` (`names`: file stems, `points`: N×68×2 in
+pixels of the photos) and `faces_identities.csv` (columns `name`, `identity`). Without landmarks
+those of an average face in the frame are taken; without identities every photo is a person of its
+own.
 """
 
 import csv
-import io
 import tarfile
 import zipfile
 import zlib
@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from facedeid.errors import TrainingError
+from facedeid import imaging
+from facedeid.errors import PhotoError, TrainingError
 from facedeid.landmarks import MEAN_FACE, MIRRORED
 
-__all__ = ["Faces", "is_held_out", "load_faces", "mirrored"]
+__all__ = ["Faces", "is_held_out", "load_faces", "may_be_photo", "mirrored"]
 
 T = TypeVar("T")
 
@@ -98,6 +99,11 @@ def load_faces(sources: Sequence[Path], *, size: int, limit: int | None = None) 
         found = list(_decoded(source, size, limit, by_stem=by_stem))
         if not found:
             raise TrainingError(f"{source} holds no photo ({', '.join(sorted(SUFFIXES))})")
+        if identities and not any(key in identities for key, *_ in found):
+            raise TrainingError(
+                f"{_beside(source, '_identities.csv')} names none of the photos; write the names "
+                f"of the files without their suffix, such as {found[0][0]}"
+            )
         for key, image, side in found:
             images.append(image)
             landmarks.append(_scaled(points, key, side, size, source))
@@ -126,14 +132,13 @@ def _decoded(
     """Key, photo (size×size×3) and the side it had, of each photo of a source."""
     for key, name, data in _files(source, limit, by_stem=by_stem):
         try:
-            with Image.open(io.BytesIO(data)) as opened:
-                photo = opened.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            photo = Image.fromarray(imaging.parsed(data, first_frame=True).rgb8)
+        except PhotoError as error:
             raise TrainingError(f"{source}: {name} is not a readable photo: {error}") from error
         if photo.width != photo.height:
             raise TrainingError(
                 f"{source}: {name} is {photo.width}×{photo.height}; training photos are aligned"
-                " faces and square"
+                " faces and square: docs/training_recipes.md has a script that cuts them out"
             )
         side = photo.width
         if side != size:
@@ -144,7 +149,7 @@ def _decoded(
 def _files(source: Path, limit: int | None, *, by_stem: bool) -> Iterator[tuple[str, str, bytes]]:
     """Key, name within the source and content of each photo."""
     if source.is_dir():
-        paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
+        paths = sorted(p for p in source.rglob("*") if may_be_photo(p))
         keys = _keys([p.relative_to(source) for p in paths], source, by_stem=by_stem)
         for key, path in _spread(list(zip(keys, paths, strict=True)), limit):
             name = path.relative_to(source).as_posix()
@@ -158,7 +163,7 @@ def _files(source: Path, limit: int | None, *, by_stem: bool) -> Iterator[tuple[
         raise TrainingError(f"{source} does not exist; name a folder or a tar archive of photos")
     try:
         with tarfile.open(source) as archive:
-            members = [m for m in archive if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES]
+            members = [m for m in archive if m.isfile() and may_be_photo(Path(m.name))]
             keys = _keys([Path(m.name) for m in members], source, by_stem=by_stem)
             for key, member in _spread(list(zip(keys, members, strict=True)), limit):
                 file = archive.extractfile(member)
@@ -166,6 +171,11 @@ def _files(source: Path, limit: int | None, *, by_stem: bool) -> Iterator[tuple[
                 yield key, member.name, file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise TrainingError(f"{source} is not a readable tar archive: {error}") from error
+
+
+def may_be_photo(path: Path) -> bool:
+    """By its suffix; `._photo.jpg`, which macOS puts beside `photo.jpg`, is none."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
 
 
 def _keys(names: Sequence[Path], source: Path, *, by_stem: bool) -> list[str]:
@@ -197,7 +207,9 @@ def _spread(items: list[T], limit: int | None) -> list[T]:
 
 
 def _beside(source: Path, ending: str) -> Path:
-    return source.with_name(source.stem + ending)
+    place = source if source.name not in ("", "..") else source.resolve()
+    name = place.name if place.is_dir() else place.stem.removesuffix(".tar")
+    return place.parent / (name + ending)
 
 
 def _landmarks(source: Path) -> dict[str, NDArray[np.float32]] | None:
@@ -209,8 +221,11 @@ def _landmarks(source: Path) -> dict[str, NDArray[np.float32]] | None:
             names, points = file["names"], file["points"].astype(np.float32)
     except (OSError, EOFError, ValueError, KeyError, TypeError, *_ZIP) as error:
         raise TrainingError(f"{path} is not a file of landmarks: {error}") from error
-    if points.shape != (len(names), 68, 2):
+    if names.ndim != 1 or points.shape != (len(names), 68, 2):
         raise TrainingError(f"{path}: points must be N×68×2 for N names, got {points.shape}")
+    if not np.isfinite(points).all():
+        worst = names[~np.isfinite(points).all((1, 2))][0]
+        raise TrainingError(f"{path}: not all points of {worst} are finite numbers")
     return dict(zip(names.tolist(), points, strict=True))
 
 
@@ -220,7 +235,7 @@ def _identities(source: Path) -> dict[str, str]:
         return {}
     identities = {}
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
             if not {"name", "identity"} <= set(rows.fieldnames or ()):
                 raise TrainingError(f"{path} must have the columns name and identity")

@@ -100,10 +100,10 @@ def compressed(
     out = images.clone()
     for i in _some(images, share, random):
         level = int(torch.randint(quality[0], quality[1] + 1, (1,), generator=random))
-        pixels = images[i].round().byte().permute(1, 2, 0).cpu().numpy()
+        pixels = images[i].flip(0).round().byte().permute(1, 2, 0).cpu().numpy()  # OpenCV: BGR
         _, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, level])
         back = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
-        out[i] = torch.from_numpy(back).permute(2, 0, 1).to(images)
+        out[i] = torch.from_numpy(back).permute(2, 0, 1).flip(0).to(images)
     return out
 
 

@@ -35,6 +35,7 @@ from facedeid.training.prepared import (
     comparable,
     displaced,
     drift,
+    go_on,
     in_turn,
     lead,
     networks,
@@ -158,7 +159,7 @@ class EmbeddingTask:
             )
             self.model: nn.Module = Rivals(net, thorough=recipe.thorough)
         if recipe.continued:
-            net.load_state_dict(models.embedding.state_dict())
+            go_on(net, models.embedding)
 
     def loss(self, model: Any, step: int) -> tuple[Tensor, dict[str, float]]:
         """Loss of one step; the same for the same seed and step."""

@@ -20,14 +20,15 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from facedeid.errors import FacedeidError, TrainingError
+from facedeid import imaging
+from facedeid.errors import FacedeidError, PhotoError, TrainingError
 from facedeid.losses import cosine, mse, ssim
 from facedeid.models import Models, Recognizer
 from facedeid.nets.hiding import HidingConfig, HidingNet
 from facedeid.nets.lpips import Lpips, lpips, lpips_state
 from facedeid.nets.vgg import Vgg19, vgg19
 from facedeid.random import seeded, stream
-from facedeid.training.data import SUFFIXES, Faces, is_held_out, load_faces, mirrored
+from facedeid.training.data import Faces, is_held_out, load_faces, may_be_photo, mirrored
 from facedeid.training.prepared import numbers
 from facedeid.weights import locate
 from facedeid.weights.loading import load_state
@@ -399,22 +400,11 @@ class HanawaTask:
         return {"epoch": self.plateau.epochs, **named, "rate factor": self.plateau.factor}
 
     def state(self) -> dict[str, Any]:
-        """The plateaus, the best epoch's weights, and what was trained with."""
-        return {"plateau": asdict(self.plateau), "best": self._best, "facts": self.metadata()}
+        """The plateaus and the best epoch's weights."""
+        return {"plateau": asdict(self.plateau), "best": self._best}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state()`.
-
-        Raises:
-            TrainingError: it is of other photos or networks.
-        """
-        before = state["facts"]
-        for name, now in self.metadata().items():
-            if before.get(name) != now:
-                raise TrainingError(
-                    f"the run to go on with had {name} {before.get(name)}, now it is {now}; use "
-                    "the same --data and --teacher, or another output folder"
-                )
+        """Go on from `state()`."""
         self.plateau = Plateau(**state["plateau"])
         self._best = {k: v.cpu() for k, v in state["best"].items()}
 
@@ -494,12 +484,12 @@ def _objects(folder: Path, side: int) -> Tensor:
     if not folder.is_dir():
         raise TrainingError(f"--teacher object={folder}: there is no such folder")
     found = []
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
+    for path in sorted(p for p in folder.rglob("*") if may_be_photo(p)):
         try:
-            with Image.open(path) as opened:
-                picture = ImageOps.fit(opened.convert("RGB"), (side, side))
-        except (OSError, SyntaxError) as error:
-            raise TrainingError(f"{path} is not a readable picture: {error}") from error
+            whole = imaging.read(path, first_frame=True).rgb8
+        except PhotoError as error:
+            raise TrainingError(f"--teacher object={folder}: {error}") from error
+        picture = ImageOps.fit(Image.fromarray(whole), (side, side))
         found.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
     if not found:
         raise TrainingError(f"--teacher object={folder} holds no picture")

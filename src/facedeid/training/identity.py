@@ -36,6 +36,7 @@ from facedeid.training.prepared import (
     comparable,
     displaced,
     drift,
+    go_on,
     in_turn,
     lead,
     networks,
@@ -156,7 +157,7 @@ class IdentityTask:
             self.model: nn.Module = Rivals(net, thorough=recipe.thorough)
         net.centre = self.training.own["dlib"].mean(0)
         if recipe.continued:
-            net.load_state_dict(models.identity.state_dict())
+            go_on(net, models.identity)
         self.net = net
 
     def loss(self, model: Any, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -267,7 +268,8 @@ class IdentityTask:
             swapped = self._within(batch, model(batch.cover, own.roll(1, 0)))
             vectors, mine = dlib.embed(swapped, batch.landmarks), batch.own["dlib"]
             theirs = mine.roll(1, 0)
-            note("swapped", dlib.distance(vectors, theirs) < dlib.distance(vectors, mine))
+            if len(mine) > 1:
+                note("swapped", dlib.distance(vectors, theirs) < dlib.distance(vectors, mine))
             note("own ssim", ssim(batch.cover, self._within(batch, model(batch.cover, own))))
         return {name: torch.cat(values).mean().item() for name, values in found.items()}
 

@@ -6,7 +6,7 @@ that ship made of them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from facedeid.errors import TrainingError
 from facedeid.faces import faces_from_boxes, frame_masks
 from facedeid.inversion import scaled
-from facedeid.landmarks import FACE_BOX, PARTS
+from facedeid.landmarks import FACE_BOX, MEAN_FACE, PARTS
 from facedeid.losses import displacement
 from facedeid.methods.embedding import FeatureEmbedding
 from facedeid.methods.identity import IdentityDp
@@ -85,6 +85,7 @@ class LandmarksTask:
         self.recipe, self.device, self.seed = recipe, device, seed
         with seeded(seed):
             self.model: nn.Module = LandmarkNet()
+        data = _located(data)
         training = data.part(held_out=False)
         models = Models(str(device))
         changed = _changed(training, recipe.changed, models, out / "changed.pt", seed)
@@ -156,6 +157,16 @@ class LandmarksTask:
     def _input(self, images: Tensor) -> Tensor:
         x = (images / 127.5 - 1).to(self.device)
         return x.contiguous(memory_format=torch.channels_last)
+
+
+def _located(faces: Faces) -> Faces:
+    """Photos that came without landmarks have the mean face's: they get dlib's."""
+    mean = torch.from_numpy((MEAN_FACE * faces.images.shape[-1]).astype(np.float32))
+    points = faces.landmarks.clone()
+    for row in (points == mean).flatten(1).all(1).nonzero()[:, 0].tolist():
+        picture = faces.images[row].permute(1, 2, 0).contiguous().numpy()
+        points[row] = torch.from_numpy(_placed(picture))
+    return replace(faces, landmarks=points)
 
 
 def _reduced(faces: Faces) -> Faces:

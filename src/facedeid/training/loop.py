@@ -1,6 +1,7 @@
 """The one training loop: time-boxed, resumable, the same on CPU and GPU."""
 
 import copy
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -21,7 +23,17 @@ from facedeid.errors import TrainingError
 from facedeid.nets.speed import channels_last, fast_bf16
 from facedeid.training.card import card
 
-__all__ = ["Adaptive", "Options", "Outcome", "Recipe", "Task", "seconds", "train"]
+__all__ = [
+    "Adaptive",
+    "Options",
+    "Outcome",
+    "Recipe",
+    "Task",
+    "keep",
+    "seconds",
+    "train",
+    "write",
+]
 
 
 class Recipe(Protocol):
@@ -141,14 +153,15 @@ def train(
     weights as `<recipe>.safetensors` (float16), and their model card, `<recipe>.md`.
 
     Raises:
-        TrainingError: the state in `out` is of another recipe, or the loss is not finite.
+        TrainingError: the state in `out` is of another recipe, of other photos or networks, or the
+            loss is not finite.
     """
     started = time.monotonic()
     torch.set_flush_denormal(True)  # tiny gradients are slow on CPUs
     device = torch.device(options.device)
     model = channels_last(task.model.to(device=device))
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    bf16 = fast_bf16(options.device) if options.bf16 is None else options.bf16
+    bf16 = recipe.bf16 and (fast_bf16(options.device) if options.bf16 is None else options.bf16)
     optimiser = torch.optim.AdamW(
         _groups(model, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas
     )
@@ -158,16 +171,19 @@ def train(
     adaptive = task if isinstance(task, Adaptive) else None
     last = min(recipe.steps, step + 2) if options.dry_run else recipe.steps
     if not options.dry_run:
-        _write(options.out / "options.json", json.dumps(settings, indent=2).encode())
+        write(options.out / "options.json", json.dumps(settings, indent=2).encode())
     say(f"from step {step} of {recipe.steps}")
 
     def forward(*inputs: Any, **named: Any) -> Any:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16 and recipe.bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             return model(*inputs, **named)
 
     begun, saved, done, pace = step, time.monotonic(), time.monotonic(), 0.0
     figures: dict[str, float] = {}
-    while step < last and not _spent(options.budget, time.monotonic() - started, pace):
+    while step < last:
+        expected = pace if step > begun + 1 else 0.0  # the first step also makes and loads data
+        if _spent(options.budget, time.monotonic() - started, expected):
+            break
         for group in optimiser.param_groups:
             group["lr"] = recipe.lr * _schedule(recipe, step)
             if adaptive is not None:
@@ -183,7 +199,7 @@ def train(
         _follow(average, model, min(recipe.ema, (1 + step) / (10 + step)))
         step += 1
         now = time.monotonic()
-        warming = step <= begun + 2  # the first step also makes and loads data
+        warming = step <= begun + 2
         pace = now - done if warming else 0.9 * pace + 0.1 * (now - done)
         done = now
         found = {} if adaptive is None else adaptive.after(step)
@@ -201,7 +217,7 @@ def train(
 
     if options.dry_run:
         say(_estimate(recipe, pace, options.reduced))
-    elif step > begun:
+    elif step and step != _exported(options.out / f"{recipe.name}.safetensors"):
         figures = _saved(task, step, settings, model, average, optimiser, options, say)
     return Outcome(step, step >= recipe.steps, pace, figures)
 
@@ -274,6 +290,7 @@ def _resume(
         before = json.loads(state["settings"])
     except Exception as error:
         raise TrainingError(f"{path} cannot be read ({error}); remove it to start again") from error
+    facts = json.loads(state.get("facts", "{}"))
     now = json.loads(json.dumps(settings))
     changed = [k for k in {**before, **now} if before.get(k) != now.get(k) and k not in _MAY_CHANGE]
     if changed:
@@ -282,6 +299,12 @@ def _resume(
             + ", ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in sorted(changed))
             + "; use another output folder"
         )
+    for name, value in json.loads(json.dumps(task.metadata())).items():
+        if name in facts and facts[name] != value:
+            raise TrainingError(
+                f"the run to go on with had {name} {facts[name]}, now it is {value}; use the same "
+                "--data, --limit and --teacher, or another output folder"
+            )
     model.load_state_dict(state["model"])
     average.load_state_dict(state["average"])
     optimiser.load_state_dict(state["optimiser"])
@@ -305,6 +328,7 @@ def _saved(
     out = options.out
     state = {
         "settings": json.dumps(settings),
+        "facts": json.dumps(task.metadata()),
         "step": step,
         "model": model.state_dict(),
         "average": average.state_dict(),
@@ -312,20 +336,30 @@ def _saved(
         "random": torch.get_rng_state(),
         "task": task.state() if isinstance(task, Adaptive) else {},
     }
-    out.mkdir(parents=True, exist_ok=True)
-    part = out / "state.pt.part"
-    torch.save(state, part)
-    part.replace(out / "state.pt")
+    keep(out / "state.pt", state)
     finished = copy.deepcopy(average)
     task.finish(finished)
     figures = dict(task.evaluate(finished))
     known = {**task.metadata(), "step": step}
     text = {"facedeid": json.dumps({**settings, **known, "figures": figures})}
-    _write(out / f"{settings['recipe']}.safetensors", save(_half(finished), text))
-    _write(out / f"{settings['recipe']}.md", card(settings, known, figures).encode())
-    Image.fromarray(np.asarray(task.grid().permute(1, 2, 0))).save(out / "grid.png")
+    write(out / f"{settings['recipe']}.md", card(settings, known, figures).encode())
+    picture = io.BytesIO()
+    Image.fromarray(np.asarray(task.grid().permute(1, 2, 0))).save(picture, "PNG")
+    write(out / "grid.png", picture.getvalue())
+    write(out / f"{settings['recipe']}.safetensors", save(_half(finished), text))
     _log(out, say, step=step, **figures)
     return figures
+
+
+def _exported(path: Path) -> int | None:
+    """The step of the weights that were written last: a run may have ended between its state and
+    them. None: there are none.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return int(json.loads(file.metadata()["facedeid"])["step"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _half(model: nn.Module) -> dict[str, Tensor]:
@@ -342,8 +376,32 @@ def _log(out: Path, say: Callable[[str], None], **values: float) -> None:
         file.write(line + "\n")
 
 
-def _write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes) -> None:
+    """A file, all at once, and its folder."""
+    _place(path, lambda part: part.write_bytes(data))
+
+
+def keep(path: Path, values: Any) -> None:
+    """The same of what `torch.save` takes.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+
+    def save_to(part: Path) -> None:
+        try:
+            torch.save(values, part)
+        except RuntimeError as error:  # so PyTorch tells of a full disk
+            raise OSError(f"{path.name} cannot be written; the disk may be full") from error
+
+    _place(path, save_to)
+
+
+def _place(path: Path, fill: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    part.replace(path)
+    try:
+        fill(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

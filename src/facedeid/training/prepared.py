@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +28,7 @@ from facedeid.nets.patch_discriminator import (
 from facedeid.training.data import Faces, mirrored
 from facedeid.training.degrade import blurred, coloured, shrunk
 from facedeid.training.diversity import diverse, jittered_landmarks
+from facedeid.training.loop import keep
 from facedeid.weights.loading import load_state
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "digest",
     "displaced",
     "drift",
+    "go_on",
     "in_turn",
     "judged",
     "lead",
@@ -107,6 +108,21 @@ def networks(
         raise TrainingError("guides must include dlib, which finds the similar identities")
     distance = distance.requires_grad_(False).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return models, found, distance
+
+
+def go_on(net: nn.Module, shipped: nn.Module) -> None:
+    """Let a network begin with the weights of the one that ships (`continued`).
+
+    Raises:
+        TrainingError: it has another shape.
+    """
+    try:
+        net.load_state_dict(shipped.state_dict())
+    except RuntimeError as error:
+        raise TrainingError(
+            "continued=true: the network that ships has another shape; leave the settings of the "
+            "network (width and the like) at their defaults"
+        ) from error
 
 
 def numbers(terms: Mapping[str, Tensor]) -> dict[str, float]:
@@ -172,8 +188,9 @@ class Prepared:
     @classmethod
     def of(cls, faces: Faces, guides: Sequence[Recognizer], cache: Path) -> "Prepared":
         """Work out, or read from files whose names begin with `cache`, what the photos need."""
-        key, own = digest(faces), {}
+        photos, own = digest(faces), {}
         for r in guides:
+            key = f"{photos} {_fingerprint(r, faces)}"
             path = cache.with_name(f"{cache.name}-{r.name}.pt")
             own[r.name] = cached(path, key, partial(_embedded, r, faces))["own"]
         masks = torch.stack([_mask(points, faces.images.shape[-1]) for points in faces.landmarks])
@@ -255,11 +272,15 @@ def cached(path: Path, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[
             values: dict[str, Tensor] = held["values"]
             return values
     made = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    torch.save({"key": key, "values": made}, part)
-    part.replace(path)
+    keep(path, {"key": key, "values": made})
     return made
+
+
+def _fingerprint(recognizer: Recognizer, faces: Faces) -> str:
+    """By which networks of one name are told apart: what it makes of the first photo, roughly."""
+    first = Faces(faces.images[:1], faces.landmarks[:1], faces.keys[:1])
+    rough = (100 * _embedded(recognizer, first)["own"]).round().to(torch.int32)
+    return hashlib.sha256(rough.numpy().tobytes()).hexdigest()
 
 
 @torch.no_grad()
@@ -347,14 +368,16 @@ def drift(distance: Lpips, cover: Tensor, made: Tensor) -> Tensor:
     Per depth, features averaged over positions: the mean product of the changes of different
     faces, in shares of the faces' own variance; mean over depths. As in `alike`, 0 where they go
     different ways: a network with batch normalisation sees the others of a batch, and would learn
-    to move against them.
+    to move against them. 0, too, where all faces are one and the same photo.
     """
     with torch.no_grad():
         before = [x.mean((2, 3)) for x in distance.maps(cover)]
     shares = []
     for own, maps in zip(before, distance.maps(made), strict=True):
         change = maps.mean((2, 3)) - own
-        shares.append(_product(change).sum() / own.var(0).sum())
+        variance, least = own.var(0).sum(), 1e-4 * own.square().mean(0).sum()
+        share = _product(change).sum() / torch.maximum(variance, least)
+        shares.append(share * (variance > least))
     return torch.stack(shares).mean().relu()
 
 

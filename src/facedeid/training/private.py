@@ -71,6 +71,8 @@ class PrivateEncoderRecipe:
     small: ClassVar[Mapping[str, Any]] = {"batch": 4}
     pair: ClassVar[str] = "facedeid"
     detail: ClassVar[Detail] = "kept"
+    idle: ClassVar[frozenset[str]] = frozenset()
+    """Inherited settings without effect."""
 
     steps: int = 4400
     batch: int = 8
@@ -139,6 +141,7 @@ class PaperEncoderRecipe(PrivateEncoderRecipe):
     small: ClassVar[Mapping[str, Any]] = {"batch": 2}
     pair: ClassVar[str] = "psp"
     detail: ClassVar[Detail] = "none"
+    idle: ClassVar[frozenset[str]] = frozenset({"continued", "likely"})
 
     steps: int = 300_000
     lr: float = 1e-4

@@ -58,6 +58,23 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "lr": (0, inf),
     "weight_decay": (0, inf),
     "ema": (0, 1),
+    "together": (1, inf),
+    "lookalikes": (1, inf),
+    "levels": (2, 7),
+    "bank": (1, inf),
+    "crop": (32, 256),
+    "changed": (1, inf),
+    "horizon": (1, inf),
+    "layers": (1, inf),
+    "scales": (1, inf),
+    "dim": (1, inf),
+    "stem": (1, inf),
+    "shard": (1, inf),
+    "shards_first": (1, inf),
+    "shards_last": (1, inf),
+    "grow_every": (1, inf),
+    "whiten_over": (1, inf),
+    "beta": (-inf, 1),
 }
 """Least and most of settings that any recipe may have."""
 
@@ -71,7 +88,8 @@ def configured(name: str, settings: Sequence[str] = ()) -> AnyRecipe:
     if name not in RECIPES:
         raise TrainingError(f"no recipe is called {name!r}; there are: {', '.join(RECIPES)}")
     recipe = RECIPES[name]()
-    defaults = {f.name: getattr(recipe, f.name) for f in fields(recipe)}
+    idle: frozenset[str] = getattr(recipe, "idle", frozenset())
+    defaults = {f.name: getattr(recipe, f.name) for f in fields(recipe) if f.name not in idle}
     changes: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -82,8 +100,8 @@ def configured(name: str, settings: Sequence[str] = ()) -> AnyRecipe:
         changes[key] = _value(setting, text, defaults[key])
         least, most = BOUNDS.get(key, (-inf, inf))
         if key in BOUNDS and not least <= changes[key] <= most:
-            asked = f"{least:g} at least" + (f", {most:g} at most" if most < inf else "")
-            raise TrainingError(f"--set {setting}: {asked}")
+            asked = [f"{least:g} at least"] * (least > -inf) + [f"{most:g} at most"] * (most < inf)
+            raise TrainingError(f"--set {setting}: {', '.join(asked)}")
     return replace(recipe, **changes)
 
 

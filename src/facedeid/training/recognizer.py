@@ -8,8 +8,8 @@ Park et al. 2019). Faces come from a pool of synthesised ones that grows during 
 `synthesis`); the pool is a function of the seed, and lies as files in the output folder.
 """
 
+import contextlib
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from facedeid.errors import FacedeidError, TrainingError
@@ -31,6 +32,8 @@ from facedeid.nets.speed import fast_bf16
 from facedeid.random import seeded, stream
 from facedeid.training import degrade
 from facedeid.training.data import Faces
+from facedeid.training.loop import write
+from facedeid.training.prepared import digest
 from facedeid.training.synthesis import Chips, novel_faces, real_faces
 from facedeid.weights import dlib_model_path
 from facedeid.weights.loading import load_state
@@ -51,7 +54,8 @@ class Teacher:
 
 
 def load_teacher(spec: str, device: torch.device) -> Teacher:
-    """`dlib`, an .onnx file, or a safetensors file of either (see `save_teacher`).
+    """`dlib`, an .onnx file, or a safetensors file of either: tensors of `DlibFaceNet`, or what
+    `OnnxGraph.save` wrote. ONNX networks see ArcFace's chips in 0..255 and normalise them.
 
     Raises:
         TrainingError: no such teacher, or the file holds none.
@@ -138,6 +142,10 @@ class RecognizerRecipe:
                 "a recogniser is distilled: name one or more with --teacher"
                 " (dlib, or an .onnx or .safetensors file)"
             )
+        if not self.widths or len(self.widths) != len(self.depths):
+            raise TrainingError("widths and depths need a number for each level, as many of both")
+        if min(*self.widths, *self.depths) < 1:
+            raise TrainingError("widths and depths are whole numbers from 1 up")
         loaded = [load_teacher(spec, device) for spec in teachers]
         return RecognizerTask(self, data, loaded, out, device, seed)
 
@@ -156,7 +164,11 @@ class RecognizerTask:
     ) -> None:
         self.recipe, self.teachers, self.device, self.seed = recipe, teachers, device, seed
         self.training = data.part(held_out=False)
+        if len(self.training) < 2:
+            raise TrainingError("one photo is left for training, two are needed; add photos")
         self.pool = out / "pool"
+        names = [teacher.name for teacher in teachers]
+        self._key = repr((digest(self.training), seed, names, recipe.shard, recipe.real))
         self.images: list[Tensor] = []
         self.targets: list[Tensor] = []
         self.basis: tuple[list[Tensor], Tensor] | None = None
@@ -165,7 +177,12 @@ class RecognizerTask:
                 recipe.dim, stem=recipe.stem, widths=recipe.widths, depths=recipe.depths
             )
         one = real_faces(self.training, torch.zeros(1, dtype=torch.long))
-        self._sizes = [self._embedded(t, one).shape[1] for t in self.teachers]
+        found = [self._embedded(teacher, one) for teacher in self.teachers]
+        for teacher, vectors in zip(self.teachers, found, strict=True):
+            if vectors.ndim != 2:
+                shape = tuple(vectors.shape)
+                raise TrainingError(f"--teacher {teacher.name} gives {shape}, not N×D embeddings")
+        self._sizes = [vectors.shape[1] for vectors in found]
         self._held_out = self._tested(data)
 
     def loss(self, model: Callable[..., Any], step: int) -> tuple[Tensor, dict[str, float]]:
@@ -195,7 +212,9 @@ class RecognizerTask:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """On people held out: cosine to the target, correlation of similarities with its."""
+        """On people held out: cosine to the target; of three faces or more, how their similarities
+        correlate with its.
+        """
         if self._held_out is None:
             return {}
         images, raw = self._held_out
@@ -203,12 +222,12 @@ class RecognizerTask:
         found = torch.cat(
             [model(_centre(part.float()).to(self.device)) for part in torch.split(images, 64)]
         )
-        upper = torch.triu_indices(len(found), len(found), 1)
-        pairs = torch.stack([(e @ e.T)[upper[0], upper[1]] for e in (found, targets)])
-        return {
-            "cosine": (found * targets).sum(1).mean().item(),
-            "correlation": torch.corrcoef(pairs)[0, 1].item(),
-        }
+        figures = {"cosine": (found * targets).sum(1).mean().item()}
+        if len(found) > 2:
+            upper = torch.triu_indices(len(found), len(found), 1)
+            pairs = torch.stack([(e @ e.T)[upper[0], upper[1]] for e in (found, targets)])
+            figures["correlation"] = torch.corrcoef(pairs)[0, 1].item()
+        return figures
 
     def grid(self) -> Tensor:
         """What the student sees: 3×H×W uint8, clean faces above degraded ones."""
@@ -232,7 +251,6 @@ class RecognizerTask:
         path = self.pool / f"{index:05d}.safetensors"
         if path.exists():
             return path
-        self.pool.mkdir(parents=True, exist_ok=True)
         images, targets = [], []
         for part in range(0, self.recipe.shard, 64):
             random = stream(self.seed, "pool", index, part)
@@ -241,21 +259,27 @@ class RecognizerTask:
             images.append(_stored(chips))
             targets.append(self._taught(chips).half())
         tensors = {"images": torch.cat(images), "targets": torch.cat(targets).cpu()}
-        temporary = path.with_suffix(f".{os.getpid()}.part")
-        save_file(tensors, temporary)
-        temporary.replace(path)
+        write(path, save(tensors, {"key": self._key}))
         return path
 
     def _grow(self, wanted: int) -> None:
         while len(self.images) < wanted:
-            tensors = load_file(self.make_shard(len(self.images)))
-            if len(tensors["images"]) != self.recipe.shard:
-                raise TrainingError(f"{self.pool} is of another recipe; remove it and start again")
+            tensors = self._read(self.make_shard(len(self.images)))
             self.images.append(tensors["images"].to(self.device))
             self.targets.append(tensors["targets"].to(self.device))
         if self.basis is None:
             first = torch.cat(self.targets[: self.recipe.shards_first]).float()
             self.basis = _principal(self._split(first), self.recipe.dim)
+
+    def _read(self, path: Path) -> dict[str, Tensor]:
+        """A file of the pool, if these photos, teachers and settings made it."""
+        with contextlib.suppress(OSError, SafetensorError), safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("key") == self._key:
+                return {name: file.get_tensor(name) for name in ("images", "targets")}
+        raise TrainingError(
+            f"{path} is damaged, or of another recipe, seed or teacher, or of other photos; remove "
+            f"{self.pool} and start again"
+        )
 
     def _split(self, raw: Tensor) -> list[Tensor]:
         return list(torch.split(raw, self._sizes, 1))

@@ -180,11 +180,10 @@ class WenTask:
             kept.append(ssim(batch.cover, model(batch.cover, own)[0]))
             made = model(batch.cover, own.roll(1, 0))[0]
             found = F.normalize(self.encoder.embed(made, batch.landmarks))
-            swapped.append((cosine(found, own.roll(1, 0)) < cosine(found, own)).float())
-        return {
-            "own ssim": torch.cat(kept).mean().item(),
-            "swapped": torch.cat(swapped).mean().item(),
-        }
+            if len(own) > 1:
+                swapped.append((cosine(found, own.roll(1, 0)) < cosine(found, own)).float())
+        figures = {"own ssim": kept, "swapped": swapped}
+        return {name: torch.cat(values).mean().item() for name, values in figures.items() if values}
 
     @torch.no_grad()
     def grid(self) -> Tensor:

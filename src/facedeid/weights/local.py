@@ -55,6 +55,12 @@ _FITTING: Mapping[str, Mapping[str, tuple[int, ...] | None]] = {
         "linear7.conv.weight": (512, 1, 7, 6),
         "linear1.conv.weight": (128, 512, 1, 1),
     },
+    "stylegan2_ffhq_256": {
+        "convs.11.conv.weight": (1, 128, 128, 3, 3),
+        "convs.12.conv.weight": None,
+    },
+    "stylegan2_ffhq_1024": {"convs.15.conv.weight": (1, 32, 32, 3, 3)},
+    "stylegan2_ada_ffhq": {"synthesis.b1024.conv1.weight": (32, 32, 3, 3)},
 }
 """Of files whose hash is not known: tensors by which they are told from others, with their shapes;
 None: that one must not be there."""
