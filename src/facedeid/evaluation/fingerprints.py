@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from facedeid import __version__, inversion, losses, registration
-from facedeid.errors import WeightsError
+from facedeid.errors import OptionError, WeightsError
 from facedeid.evaluation.datasets import Dataset
 from facedeid.faces import alignment, detection, pasting, resampling
 from facedeid.faces import landmarks as placing
@@ -146,7 +146,7 @@ def _marks_of(name: str, models: Models) -> set[str]:
     marks = {published.sha256} if published is not None and published.sha256 else set()
     try:
         return marks | _marks(models.recognizer(name))
-    except WeightsError:
+    except (OptionError, WeightsError):
         return marks
 
 
