@@ -7,16 +7,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from facedeid._cli_console import console
+from facedeid._cli_console import application, console
 from facedeid.errors import OptionError
 
 __all__ = ["app"]
 
-app = typer.Typer(
-    help="Privacy budgets: what releases have spent, and limits to it.",
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = application(help="Privacy budgets: what releases have spent, and limits to it.")
 out = console()
 
 File = Annotated[

@@ -1,15 +1,30 @@
-"""What the commands print on: names and paths come out as they are, `:car:` without a picture."""
+"""What the commands have in common, and what they print on."""
 
 import io
 import sys
+from typing import Any
 
+import typer
 from rich.console import Console
 
-__all__ = ["console", "encodable"]
+__all__ = ["application", "console", "encodable"]
+
+
+def application(**options: Any) -> typer.Typer:
+    """A command or a group of them, without shell completion: a sub-command's would not work."""
+    return typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **options,
+    )
 
 
 def console(*, stderr: bool = False, markup: bool = True) -> Console:
-    """A console on stdout, wide where that is no terminal, or on stderr."""
+    """A console on stdout, wide where that is no terminal, or on stderr.
+
+    Names and paths come out as they are, `:car:` without a picture.
+    """
     width = None if stderr or sys.stdout.isatty() else 200
     return Console(
         stderr=stderr, highlight=False, soft_wrap=True, markup=markup, emoji=False, width=width

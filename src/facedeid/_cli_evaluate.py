@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from facedeid import __version__
-from facedeid._cli_console import console
+from facedeid._cli_console import application, console
 
 if TYPE_CHECKING:
     from facedeid.evaluation.embedding import Progress
@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,
-)
+app = application()
 out = console()
 err = console(stderr=True)
 

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from facedeid._cli_console import console
+from facedeid._cli_console import application, console
 from facedeid.errors import OptionError, WeightsError
 
 if TYPE_CHECKING:
@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(
-    help="Public weights: list, fetch, import and verify them.",
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = application(help="Public weights: list, fetch, import and verify them.")
 out = console()
 err = console(stderr=True)
 

@@ -8,16 +8,12 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from facedeid._cli_console import console
+from facedeid._cli_console import application, console
 from facedeid.errors import NoFaceError
 
 __all__ = ["app"]
 
-app = typer.Typer(
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,
-)
+app = application()
 out = console()
 err = console(stderr=True)
 

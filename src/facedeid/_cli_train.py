@@ -7,16 +7,12 @@ from typing import Annotated
 
 import typer
 
-from facedeid._cli_console import console
+from facedeid._cli_console import application, console
 from facedeid.errors import OptionError, OutputError, TrainingError
 
 __all__ = ["app"]
 
-app = typer.Typer(
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,
-)
+app = application()
 out = console(markup=False)
 
 

@@ -22,7 +22,7 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 from facedeid import __version__
-from facedeid._cli_console import console, encodable
+from facedeid._cli_console import application, console, encodable
 from facedeid.defaults import METHOD
 from facedeid.errors import FacedeidError, NoFaceError, OptionError
 
@@ -33,13 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(
+app = application(
     name="facedeid",
     help="Make faces in photos stop identifying anyone while the photos stay useful.",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 out = console()
 err = console(stderr=True)

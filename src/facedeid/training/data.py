@@ -27,11 +27,10 @@ from facedeid import imaging
 from facedeid.errors import PhotoError, TrainingError
 from facedeid.landmarks import MEAN_FACE, MIRRORED
 
-__all__ = ["Faces", "is_held_out", "load_faces", "may_be_photo", "mirrored"]
+__all__ = ["Faces", "is_held_out", "load_faces", "mirrored", "named_as_photo"]
 
 T = TypeVar("T")
 
-SUFFIXES = frozenset({".webp", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 HELD_OUT_OF = 10
 """One key in so many is held out."""
 _ZIP = (zipfile.BadZipFile, zlib.error)
@@ -98,7 +97,7 @@ def load_faces(sources: Sequence[Path], *, size: int, limit: int | None = None) 
         by_stem = points is not None or bool(identities)
         found = list(_decoded(source, size, limit, by_stem=by_stem))
         if not found:
-            raise TrainingError(f"{source} holds no photo ({', '.join(sorted(SUFFIXES))})")
+            raise TrainingError(f"{source} holds no photo ({', '.join(sorted(imaging.SUFFIXES))})")
         if identities and not any(key in identities for key, *_ in found):
             raise TrainingError(
                 f"{_beside(source, '_identities.csv')} names none of the photos; write the names "
@@ -149,7 +148,7 @@ def _decoded(
 def _files(source: Path, limit: int | None, *, by_stem: bool) -> Iterator[tuple[str, str, bytes]]:
     """Key, name within the source and content of each photo."""
     if source.is_dir():
-        paths = sorted(p for p in source.rglob("*") if may_be_photo(p))
+        paths = sorted(p for p in source.rglob("*") if named_as_photo(p))
         keys = _keys([p.relative_to(source) for p in paths], source, by_stem=by_stem)
         for key, path in _spread(list(zip(keys, paths, strict=True)), limit):
             name = path.relative_to(source).as_posix()
@@ -163,7 +162,7 @@ def _files(source: Path, limit: int | None, *, by_stem: bool) -> Iterator[tuple[
         raise TrainingError(f"{source} does not exist; name a folder or a tar archive of photos")
     try:
         with tarfile.open(source) as archive:
-            members = [m for m in archive if m.isfile() and may_be_photo(Path(m.name))]
+            members = [m for m in archive if m.isfile() and named_as_photo(Path(m.name))]
             keys = _keys([Path(m.name) for m in members], source, by_stem=by_stem)
             for key, member in _spread(list(zip(keys, members, strict=True)), limit):
                 file = archive.extractfile(member)
@@ -173,9 +172,9 @@ def _files(source: Path, limit: int | None, *, by_stem: bool) -> Iterator[tuple[
         raise TrainingError(f"{source} is not a readable tar archive: {error}") from error
 
 
-def may_be_photo(path: Path) -> bool:
+def named_as_photo(path: Path) -> bool:
     """By its suffix; `._photo.jpg`, which macOS puts beside `photo.jpg`, is none."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
+    return path.suffix.lower() in imaging.SUFFIXES and not path.name.startswith("._")
 
 
 def _keys(names: Sequence[Path], source: Path, *, by_stem: bool) -> list[str]:
