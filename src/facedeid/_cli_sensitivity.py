@@ -37,7 +37,7 @@ def sensitivity(
     from rich.progress import track
 
     from facedeid import imaging
-    from facedeid.batch import NOT_FOLLOWED, collect
+    from facedeid.batch import collect
     from facedeid.errors import OutputError, PhotoError
     from facedeid.faces import detect
     from facedeid.models import Models
@@ -51,9 +51,10 @@ def sensitivity(
     models = Models(device)
     dlib, net = models.recognizer("dlib"), models.identity
     found = []
-    sources, _, links = collect(photos, None)
-    if links:
-        err.print(f"[yellow]warning:[/] {len(links)} {NOT_FOLLOWED}")
+    inputs = collect(photos, None)
+    if inputs.links:
+        err.print(f"[yellow]warning:[/] {inputs.linked}")
+    sources = inputs.sources
     for source in track(sources, "looking", console=err, disable=not err.is_terminal):
         try:
             rgb = imaging.read(source.path).rgb8

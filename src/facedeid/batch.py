@@ -41,6 +41,7 @@ __all__ = [
     "MANIFEST",
     "NOT_FOLLOWED",
     "Done",
+    "Found",
     "Run",
     "Source",
     "collect",
@@ -119,42 +120,50 @@ class Run:
 # ------------------------------------------------------------------------------- what goes in
 
 
-def collect(
-    inputs: Sequence[str | Path], output: Path | None
-) -> tuple[list[Source], list[str], list[str]]:
+@dataclass
+class Found:
+    """What inputs hold."""
+
+    sources: list[Source] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    """Files in the given folders that are no photos."""
+    links: list[str] = field(default_factory=list)
+    """Symbolic links to folders in the given folders; they are not followed."""
+
+    @property
+    def linked(self) -> str:
+        """What to say of the links; empty where there are none."""
+        return f"{len(self.links)} {NOT_FOLLOWED}" if self.links else ""
+
+
+def collect(inputs: Sequence[str | Path], output: Path | None) -> Found:
     """Photos among files, folders (recursively) and glob patterns.
 
     A file given by name keeps its name in the output folder, one found in a folder its path below
-    that folder. Symbolic links to folders are not followed; the output folder is left out (None:
-    nothing will be written).
-
-    Returns:
-        The photos, files that are none, and links to folders.
+    that folder. The output folder is left out (None: nothing will be written).
 
     Raises:
         OptionError: an input does not exist or is the output folder, or nothing was given.
         OutputError: two inputs would be written to the same place, or one onto an input.
     """
-    sources: list[Source] = []
-    ignored: list[str] = []
-    links: list[str] = []
+    found = Found()
     for given in inputs:
         for path in _expanded(str(given)):
             if path.is_dir() and not _is(path, output):
-                _walk(path, output, sources, ignored, links)
+                _walk(path, output, found)
             elif not path.is_dir():
-                sources.append(Source(path, path.name))
-    if not sources:
+                found.sources.append(Source(path, path.name))
+    if not found.sources:
         for given in inputs:
             if os.path.isdir(given) and _is(Path(given), output):  # noqa: PTH112 (nor long names)
                 raise OptionError(f"{given} is the output folder too; choose another with -o")
-        linked = f" ({len(links)} {NOT_FOLLOWED})" if links else ""
+        linked = f" ({found.linked})" if found.links else ""
         raise OptionError(
             f"there is no photo in {', '.join(map(str, inputs)) or 'nothing'}{linked}"
         )
     if output is not None:
-        _refuse_collisions(sources, output)
-    return sources, ignored, links
+        _refuse_collisions(found.sources, output)
+    return found
 
 
 def _expanded(given: str) -> list[Path]:
@@ -166,13 +175,7 @@ def _expanded(given: str) -> list[Path]:
     return [Path(m) for m in matches]
 
 
-def _walk(
-    folder: Path,
-    output: Path | None,
-    sources: list[Source],
-    ignored: list[str],
-    links: list[str],
-) -> None:
+def _walk(folder: Path, output: Path | None, found: Found) -> None:
     def unreadable(error: OSError) -> None:
         raise OptionError(f"cannot list {error.filename}: {error.strerror}") from error
 
@@ -180,14 +183,14 @@ def _walk(
         root = Path(base)
         folders[:] = sorted(f for f in folders if not _is(root / f, output))
         linked = [root / f for f in folders if (root / f).is_symlink()]
-        links.extend(link.relative_to(folder).as_posix() for link in linked)
+        found.links.extend(link.relative_to(folder).as_posix() for link in linked)
         for name in sorted(names):
             path = root / name
             relative = path.relative_to(folder).as_posix()
-            if not name.startswith("._") and imaging.may_be_photo(path):
-                sources.append(Source(path, relative))
+            if imaging.may_be_photo(path):
+                found.sources.append(Source(path, relative))
             else:
-                ignored.append(relative)
+                found.ignored.append(relative)
 
 
 def _refuse_collisions(sources: Sequence[Source], output: Path) -> None:
@@ -568,7 +571,8 @@ def protect_folder(
         raise OptionError("an album is remembered by one process: leave out --jobs and --resume")
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     folder = Path(output)
-    sources, ignored, links = collect(given, folder)
+    found = collect(given, folder)
+    sources = found.sources
     head = _head(settings, single=len(sources) == 1)
     sheets: list[str] = []
     if draws > 1:
@@ -576,7 +580,7 @@ def protect_folder(
         sources = _drawn(sources, draws, folder)
     digest = _digest(settings)
     manifest = _opened(folder, sources, sheets, head, digest, resume=resume, overwrite=overwrite)
-    run = Run(folder, len(sources), ignored=ignored, links=links)
+    run = Run(folder, len(sources), ignored=found.ignored, links=found.links)
     try:
         todo = []
         for source in sources:

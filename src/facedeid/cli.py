@@ -169,7 +169,7 @@ def protect(
     device: Device = "cpu",
 ) -> None:
     """Write a protected copy of every photo, and a report."""
-    from facedeid.batch import NOT_FOLLOWED, collect, protect_folder
+    from facedeid.batch import collect, protect_folder
     from facedeid.methods import parse
     from facedeid.pipeline import Settings
     from facedeid.plan import Plan
@@ -199,10 +199,10 @@ def protect(
             "only": tuple(only or ()),
             "device": device,
         }
-        sources, _, links = collect(inputs, output)
-        if links:
-            _warn(f"{len(links)} {NOT_FOLLOWED}")
-        _write_plan(sources, plan, Settings.of(chosen, options))
+        found = collect(inputs, output)
+        if found.links:
+            _warn(found.linked)
+        _write_plan(found.sources, plan, Settings.of(chosen, options))
         return
     with _Progress() as progress:
         run = protect_folder(

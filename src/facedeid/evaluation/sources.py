@@ -133,7 +133,7 @@ def photos_below(path: Path, away: Collection[Path] = ()) -> list[str]:
         relative = file.relative_to(path)
         hidden = any(part.startswith(".") for part in relative.parts)
         left_out = hidden or not ours.isdisjoint(relative.parents)
-        if not left_out and file.suffix.lower() in imaging.SUFFIXES and file.is_file():
+        if not left_out and imaging.named_as_photo(file) and file.is_file():
             found.append(relative.as_posix())
     return sorted(found)
 

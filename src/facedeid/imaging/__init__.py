@@ -8,7 +8,7 @@ from facedeid.imaging.encoding import encode
 from facedeid.imaging.metadata import Mode
 from facedeid.imaging.photo import Photo
 from facedeid.imaging.reading import MAX_PIXELS, parsed, read
-from facedeid.imaging.sniff import SUFFIXES, VIDEO_SUFFIXES, may_be_photo
+from facedeid.imaging.sniff import SUFFIXES, VIDEO_SUFFIXES, may_be_photo, named_as_photo
 from facedeid.imaging.writing import TEMPORARY_PREFIX, remove, staged, write
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "encode",
     "from_array",
     "may_be_photo",
+    "named_as_photo",
     "parsed",
     "read",
     "remove",

@@ -5,7 +5,15 @@ from pathlib import Path
 
 from facedeid.errors import PhotoError
 
-__all__ = ["SUFFIXES", "SUFFIX_FORMATS", "VIDEO_SUFFIXES", "format_of", "may_be_photo", "webp_size"]
+__all__ = [
+    "SUFFIXES",
+    "SUFFIX_FORMATS",
+    "VIDEO_SUFFIXES",
+    "format_of",
+    "may_be_photo",
+    "named_as_photo",
+    "webp_size",
+]
 
 SUFFIX_FORMATS = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "JPEG"),
@@ -92,10 +100,17 @@ def format_of(head: bytes) -> str:
     raise PhotoError("this is not a photo in any known format")
 
 
+def named_as_photo(path: Path) -> bool:
+    """By its suffix; `._photo.jpg`, which macOS puts beside `photo.jpg`, is none."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
+
+
 def may_be_photo(path: Path) -> bool:
     """Whether a file found in a folder should be treated as a photo (or film): by its suffix, or
     else by its first bytes. What only looks like one gets its error when it is read."""
-    if path.suffix.lower() in SUFFIXES | VIDEO_SUFFIXES:
+    if path.name.startswith("._"):
+        return False
+    if named_as_photo(path) or path.suffix.lower() in VIDEO_SUFFIXES:
         return True
     try:
         if not path.is_file():

@@ -27,7 +27,7 @@ from facedeid import imaging
 from facedeid.errors import PhotoError, TrainingError
 from facedeid.landmarks import MEAN_FACE, MIRRORED
 
-__all__ = ["Faces", "is_held_out", "load_faces", "mirrored", "named_as_photo"]
+__all__ = ["Faces", "is_held_out", "load_faces", "mirrored"]
 
 T = TypeVar("T")
 
@@ -148,7 +148,7 @@ def _decoded(
 def _files(source: Path, limit: int | None, *, by_stem: bool) -> Iterator[tuple[str, str, bytes]]:
     """Key, name within the source and content of each photo."""
     if source.is_dir():
-        paths = sorted(p for p in source.rglob("*") if named_as_photo(p))
+        paths = sorted(p for p in source.rglob("*") if imaging.named_as_photo(p))
         keys = _keys([p.relative_to(source) for p in paths], source, by_stem=by_stem)
         for key, path in _spread(list(zip(keys, paths, strict=True)), limit):
             name = path.relative_to(source).as_posix()
@@ -162,7 +162,7 @@ def _files(source: Path, limit: int | None, *, by_stem: bool) -> Iterator[tuple[
         raise TrainingError(f"{source} does not exist; name a folder or a tar archive of photos")
     try:
         with tarfile.open(source) as archive:
-            members = [m for m in archive if m.isfile() and named_as_photo(Path(m.name))]
+            members = [m for m in archive if m.isfile() and imaging.named_as_photo(Path(m.name))]
             keys = _keys([Path(m.name) for m in members], source, by_stem=by_stem)
             for key, member in _spread(list(zip(keys, members, strict=True)), limit):
                 file = archive.extractfile(member)
@@ -170,11 +170,6 @@ def _files(source: Path, limit: int | None, *, by_stem: bool) -> Iterator[tuple[
                 yield key, member.name, file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise TrainingError(f"{source} is not a readable tar archive: {error}") from error
-
-
-def named_as_photo(path: Path) -> bool:
-    """By its suffix; `._photo.jpg`, which macOS puts beside `photo.jpg`, is none."""
-    return path.suffix.lower() in imaging.SUFFIXES and not path.name.startswith("._")
 
 
 def _keys(names: Sequence[Path], source: Path, *, by_stem: bool) -> list[str]:

@@ -28,7 +28,7 @@ from facedeid.nets.hiding import HidingConfig, HidingNet
 from facedeid.nets.lpips import Lpips, lpips, lpips_state
 from facedeid.nets.vgg import Vgg19, vgg19
 from facedeid.random import seeded, stream
-from facedeid.training.data import Faces, is_held_out, load_faces, mirrored, named_as_photo
+from facedeid.training.data import Faces, is_held_out, load_faces, mirrored
 from facedeid.training.prepared import numbers
 from facedeid.weights import locate
 from facedeid.weights.loading import load_state
@@ -484,7 +484,7 @@ def _objects(folder: Path, side: int) -> Tensor:
     if not folder.is_dir():
         raise TrainingError(f"--teacher object={folder}: there is no such folder")
     found = []
-    for path in sorted(p for p in folder.rglob("*") if named_as_photo(p)):
+    for path in sorted(p for p in folder.rglob("*") if imaging.named_as_photo(p)):
         try:
             whole = imaging.read(path, first_frame=True).rgb8
         except PhotoError as error:
