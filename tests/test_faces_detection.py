@@ -1,6 +1,7 @@
 """Finding faces, and their landmarks."""
 
 import os
+import tracemalloc
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -202,6 +203,29 @@ class TestTilted:
         assert max(seen) <= 60_000 * 1.05
         assert len(scan(photo, blind, 80)) == 0  # 2.5 times that is more than the disc
 
+    @pytest.mark.parametrize("upended", [False, True])
+    def test_strips_are_turned_in_pieces(self, upended):
+        """A stitched panorama or a long screenshot: its canvas would be 20 times it."""
+        seen, places = [], [60, 1000, 1530, 2220, 3940]
+        photo = np.zeros((100, 4000), np.uint8)
+        for place in places:
+            cv2.circle(photo, (place, 50), 45, 255, -1)
+        photo = photo.T if upended else photo
+
+        def disc(grey):
+            seen.append(grey.size)
+            _, _, stats, _ = cv2.connectedComponentsWithStats(np.uint8(grey > 100))
+            left, top, width, height, area = stats[1:].T.astype(float)
+            whole = (abs(width - height) <= 3) & (area > 0.7 * width * height)
+            return np.stack([left, top, left + width, top + height, area], 1)[whole]
+
+        blind = Finder("disc", lambda rgb: np.zeros((0, 5)), 60, 10**9, tilted=disc)
+        boxes = scan(np.repeat(photo[..., None], 3, 2), blind, 24)
+        centres = (boxes[:, :2] + boxes[:, 2:4])[:, :: -1 if upended else 1] / 2
+        np.testing.assert_allclose(sorted(centres[:, 0]), places, atol=2)
+        np.testing.assert_allclose(centres[:, 1], 50, atol=2)
+        assert sum(seen) < 2 * 4.5 * photo.size
+
 
 class TestScan:
     """The search itself, with a detector that sees bright squares, however large."""
@@ -284,6 +308,22 @@ class TestBoxes:
         back = (grown.landmarks + 0.5) / 8 - 0.5 + (100, 0)
         assert np.abs(back - face.landmarks).mean() < 1
 
+    def test_a_face_that_fills_the_photo_needs_little_memory(self, astronaut):
+        box = (np.array([168, 70, 272, 185]) - (130, 40, 130, 40)) * 10
+        crop = np.ascontiguousarray(astronaut[40:240, 130:310])
+        large = cv2.resize(crop, None, fx=10, fy=10, interpolation=cv2.INTER_CUBIC)
+        faces_from_boxes(astronaut, [(168, 70, 272, 185)])  # loads the predictor
+        tracemalloc.start()
+        try:
+            (face,) = faces_from_boxes(large, [box])
+            assert tracemalloc.get_traced_memory()[1] < 2 * large.nbytes
+        finally:
+            tracemalloc.stop()
+        assert face.landmarks_from == "dlib"
+        (small,) = faces_from_boxes(crop, [box / 10])
+        back = (face.landmarks + 0.5) / 10 - 0.5
+        assert np.abs(back - small.landmarks)[17:].mean() < 1
+
     def test_where_no_face_is_landmarks_come_from_the_box(self, astronaut):
         faces = faces_from_boxes(astronaut, [(380, 300, 500, 420), (20, 380, 120, 480)])
         assert [face.landmarks_from for face in faces] == ["box", "box"]
@@ -306,6 +346,7 @@ class TestBoxes:
             ((1, 2, 3), "left, top, right, bottom"),
             ((0, 0, float("nan"), 9), "left, top, right, bottom"),
             ((600, 0, 700, 50), "outside"),
+            ((-2_000, -2_000, 2_000, 2_000), "far larger"),
         ],
     )
     def test_refuses_senseless_boxes(self, astronaut, box, message):

@@ -155,6 +155,14 @@ def test_keep_carries_what_only_one_format_has():
     assert opened(png).text["Comment"] == "PNG-TEXT"
 
 
+def test_exif_that_does_not_fit_into_jpeg_is_left_out():
+    block = Image.Exif()
+    block[0x010E] = "a long story " * 6000
+    photo = imaging.parsed(files.saved(files.image(), "PNG", exif=block))
+    assert len(imaging.encode(photo, metadata="keep")) > 70_000
+    assert not opened(imaging.encode(photo, "JPEG", metadata="keep")).getexif()
+
+
 def test_what_is_dropped_is_named():
     dropped = imaging.parsed(SOURCES["JPEG"]).dropped
     assert {"the EXIF thumbnail", "maker notes", "Photoshop resources"} <= set(dropped)
@@ -181,6 +189,20 @@ def test_xmp_is_upright_and_free_of_pictures():
     assert b'Orientation="1"' in packet
     assert b"XMP-TITLE" in packet
     assert b"XMPPICTURE" not in packet
+
+
+@pytest.mark.parametrize("place", ["beside", "attribute", "after", "in"])
+def test_pictures_are_taken_out_of_xmp_wherever_they_are(place):
+    blob = b"QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWZnaGlqa2xtbm9wcXJzdHV2d3h5ejAxMjM0"
+    packet = {
+        "beside": files.XMP.replace(b"<rdf:RDF", b"<blob>" + blob + b"</blob><rdf:RDF"),
+        "attribute": files.XMP.replace(b"<x:xmpmeta", b'<x:xmpmeta blob="' + blob + b'"'),
+        "after": files.XMP.replace(b"</dc:title>", b"</dc:title>" + blob),
+        "in": files.XMP,
+    }[place]
+    assert b"QUJDREVG" in packet
+    assert b"QUJDREVG" not in checked_xmp(packet)
+    assert b"XMP-TITLE" in checked_xmp(packet)
 
 
 @pytest.mark.parametrize(

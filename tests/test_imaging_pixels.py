@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
+import pillow_heif
 import pytest
+import tifffile
 from PIL import Image, JpegImagePlugin
 
 import imaging_files as files
@@ -87,6 +89,22 @@ def test_sixteen_bits_are_not_eight():
     assert np.array_equal(photo.rgb8, np.rint(files.deep() / 257).astype(np.uint8))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_colours_stored_times_opacity_are_shown_and_written_by_themselves(dtype):
+    plain = files.deep(channels=4) / 65535
+    plain[..., 3] = np.linspace(0.25, 1, 64)
+    white = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    stored = np.dstack([plain[..., :3] * plain[..., 3:], plain[..., 3]]) * white
+    stored = np.rint(stored) if white > 1 else stored
+    file = files.io.BytesIO()
+    tifffile.imwrite(file, stored.astype(dtype), photometric="rgb", extrasamples=["assocalpha"])
+    photo = imaging.parsed(file.getvalue())
+    assert np.abs(photo.rgb8 / 255 - plain[..., :3]).max() < 0.02
+    back = imaging.parsed(imaging.encode(photo))
+    assert np.array_equal(back.rgb, photo.rgb)
+    assert np.array_equal(back.samples.alpha, photo.samples.alpha)
+
+
 def test_colours_change_only_where_touched_and_transparency_nowhere():
     photo = imaging.from_array(files.image("RGBA"))
     changed = painted(photo)
@@ -123,6 +141,20 @@ def test_cmyk_takes_any_colour_over_any_black_ink():
     changed = photo.replaced(wanted, np.ones((64, 64), bool))
     assert np.abs(changed.rgb.astype(int) - wanted).max() <= 1
     assert (changed.samples.values[..., 3] <= ink[..., 3]).all()
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (60, 60, 60), (128, 100, 90)])
+def test_the_black_plate_does_not_go_on_showing_the_face(colour):
+    rgb = files.face().astype(int)
+    rgb[25:30, 20:30] = 0
+    black = 255 - rgb.max(axis=2)
+    cmy = 255 - np.rint(rgb * 255 / np.maximum(255 - black, 1)[..., None])
+    inks = np.dstack([cmy, black]).astype(np.uint8)
+    photo = imaging.from_array(Image.frombytes("CMYK", (64, 64), inks.tobytes()))
+    changed = painted(photo, colour)
+    assert (changed.rgb[TOUCHED] == colour).all()
+    assert np.ptp(changed.samples.values[TOUCHED], axis=0).max() == 0
+    assert np.array_equal(changed.samples.values[~TOUCHED], inks[~TOUCHED])
 
 
 def test_cmyk_jpeg_is_read_the_right_way_round():
@@ -247,6 +279,39 @@ def test_noise_at_the_highest_quality_fits_the_encoder():
         coding = replace(photo.coding, progressive=progressive)
         back = imaging.parsed(imaging.encode(replace(photo, coding=coding)))
         assert np.abs(back.rgb.astype(int) - photo.rgb).max() <= 4
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_arrays_of_floats_become_tiff_that_can_be_read(dtype, channels):
+    array = (files.deep(channels=4) / 65535).astype(dtype)
+    array = array[..., 0] if channels == 1 else array[..., :channels]
+    back = imaging.parsed(imaging.encode(imaging.from_array(array), "TIFF"))
+    assert back.samples.kind in ("LF", "RGBF", "RGBAF")
+    assert np.abs(back.samples.values - array).max() < 1e-7
+
+
+@pytest.mark.parametrize("colour", [(12, 13), (9, 18)])
+def test_heic_without_a_profile_keeps_the_meaning_of_its_colours(colour):
+    """Display P3, and what cameras write with much range (BT.2100 HLG)."""
+    names = ("color_primaries", "transfer_characteristics")
+    file = files.io.BytesIO()
+    options = dict(zip(names, colour, strict=True))
+    pillow_heif.from_pillow(files.image()).save(file, matrix_coefficients=9, **options)
+    photo = imaging.parsed(file.getvalue())
+    back = pillow_heif.open_heif(imaging.encode(photo)).info["nclx_profile"]
+    assert tuple(back[name] for name in names) == colour
+    assert np.abs(imaging.parsed(imaging.encode(photo)).rgb.astype(int) - photo.rgb).mean() < 4
+
+
+def test_avif_without_a_profile_keeps_the_meaning_of_its_colours():
+    source = files.saved(files.image(), "AVIF", quality=95)
+    assert b"colrnclx\0\1\0\x0d" in source
+    photo = imaging.parsed(source.replace(b"colrnclx\0\1\0\x0d", b"colrnclx\0\x0c\0\x10"))
+    written = imaging.encode(photo)
+    assert b"colrnclx\0\x0c\0\x10" in written
+    assert np.abs(imaging.parsed(written).rgb.astype(int) - photo.rgb).mean() < 4
+    assert b"colrnclx\0\1\0\x0d" in imaging.encode(imaging.from_array(photo.rgb), "AVIF")
 
 
 def test_lossy_webp_stays_lossy():

@@ -1,4 +1,5 @@
 import os
+import struct
 import threading
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pillow_heif
 import pytest
+import tifffile
 from PIL import Image, ImageOps
 
 import imaging_files as files
@@ -39,6 +41,56 @@ def test_deep_tiff_comes_out_upright_once(orientation):
     stored = np.rot90(files.deep(), 1) if orientation == 6 else files.deep()
     data = files.tiff(np.ascontiguousarray(stored), extratags=[(274, 3, 1, orientation, True)])
     assert np.array_equal(imaging.parsed(data).rgb, files.deep())
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_negatives_are_shown_as_positives(dtype):
+    """TIFF may say that white is 0; scanners and X-ray stations do."""
+    samples = files.deep()[..., 0] / 65535
+    stored = ((1 - samples) * (1 if dtype == np.float32 else np.iinfo(dtype).max)).astype(dtype)
+    file = files.io.BytesIO()
+    tifffile.imwrite(file, stored, photometric="miniswhite")
+    photo = imaging.parsed(file.getvalue())
+    assert np.abs(photo.rgb8[..., 0] / 255 - samples).max() < 0.006
+    assert np.array_equal(imaging.parsed(imaging.encode(photo)).rgb, photo.rgb)
+    opened = imaging.from_array(Image.open(files.io.BytesIO(file.getvalue())))
+    assert np.array_equal(opened.rgb, photo.rgb)
+
+
+def test_twelve_bits_of_grey_are_not_shown_as_black():
+    samples = (files.deep()[..., 0] >> 4).astype(int)
+    left, right = samples[:, 0::2], samples[:, 1::2]
+    packed = np.stack([left >> 4, (left & 15) << 4 | right >> 8, right & 255], axis=2)
+    body = packed.astype(np.uint8).tobytes()
+    tags = {256: 64, 257: 64, 258: 12, 259: 1, 262: 1, 273: 122, 277: 1, 278: 64, 279: len(body)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    photo = imaging.parsed(b"II*\0\x08\0\0\0\x09\0" + entries + bytes(4) + body)
+    assert np.abs(photo.rgb8[..., 0].astype(int) - files.face()[..., 0]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (files.deep().transpose(2, 0, 1), "interleaved"),
+        (files.deep().astype(np.float32).transpose(2, 0, 1), "not handled"),
+        (files.deep().astype(np.uint64), "not handled"),
+    ],
+)
+def test_arrangements_of_tiff_that_no_decoder_here_shows_rightly_are_refused(samples, message):
+    """OpenCV gives 16 bits in separate planes as noise, without a word."""
+    planes = "separate" if samples.shape[0] == 3 else "contig"
+    file = files.io.BytesIO()
+    tifffile.imwrite(file, np.ascontiguousarray(samples), photometric="rgb", planarconfig=planes)
+    with pytest.raises(PhotoError, match=message) as caught:
+        imaging.parsed(file.getvalue())
+    assert "damaged" not in str(caught.value)
+
+
+def test_depth_that_is_lost_is_named():
+    file = files.io.BytesIO()
+    tifffile.imwrite(file, files.deep(channels=4), photometric="separated")
+    assert imaging.parsed(file.getvalue()).dropped == ("depth beyond 8 of 16 bits",)
+    assert imaging.parsed(files.saved(files.image("CMYK"), "TIFF")).dropped == ()
 
 
 def test_heic_is_read_without_registering_anything():
@@ -276,8 +328,10 @@ def test_pillow_images_are_taken(mode):
     assert photo.to_pil().tobytes() == image.tobytes()
 
 
-def test_a_pillow_image_is_turned_upright():
-    image = Image.open(files.io.BytesIO(files.oriented(6, "PNG")))
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_pillow_image_is_turned_upright_once(format, orientation):
+    image = Image.open(files.io.BytesIO(files.oriented(orientation, format)))
     assert np.array_equal(imaging.from_array(image).rgb, files.face())
 
 

@@ -4,7 +4,8 @@ Recall matters more than precision here: a face that is missed is a face that is
 photo is enlarged until the smallest face wanted fills the detector's window, and every size from
 there up to the whole photo is searched. Enlarging a 12-megapixel photo as a whole would take
 gigabytes; it is searched in overlapping tiles instead, and sizes too large for the tiles' overlap
-are left to the next, coarser pass. Memory is bounded by one tile, whatever the photo.
+are left to the next, coarser pass. Memory is bounded by one tile, whatever the photo, but for grey
+copies where it is also searched turned.
 
 All boxes follow the convention of dlib's HOG detector, a square from the brows to just below the
 chin, so that `min_face` means the same for every detector and the landmark predictor gets the
@@ -237,6 +238,10 @@ _LEAST_TURNED = 60
 """Turned photos are searched for faces of this many pixels, or times `min_face`: their canvas is
 twice the photo, so the two passes cost 4 / 2.5² of the upright search with HOG."""
 
+_LONGEST_TURNED = 4
+"""The canvas of a turned strip grows as the square of its length. What is longer, in its short
+sides, is turned in pieces, which overlap by the short side: no face is larger than that."""
+
 
 def _search_turned(
     rgb8: NDArray[np.uint8],
@@ -245,12 +250,30 @@ def _search_turned(
     min_face: float,
     degrees: float,
 ) -> Boxes:
+    height, width = rgb8.shape[:2]
     least = max(_COARSER * min_face, _LEAST_TURNED)
-    if max(rgb8.shape[:2]) < least:
+    if max(height, width) < least:
         return np.zeros((0, 5))
+    short = max(min(height, width), least)
+    found = [np.zeros((0, 5))]
+    for top, bottom in _spans(height, _LONGEST_TURNED * short, short):
+        for left, right in _spans(width, _LONGEST_TURNED * short, short):
+            piece = rgb8[top:bottom, left:right]
+            boxes = _search_turned_piece(piece, find, finder, least, radians(degrees))
+            found.append(boxes + np.array([left, top, left, top, 0]))
+    return np.concatenate(found)
+
+
+def _search_turned_piece(
+    rgb8: NDArray[np.uint8],
+    find: Callable[[NDArray[np.uint8]], Boxes],
+    finder: Finder,
+    least: float,
+    angle: float,
+) -> Boxes:
     grey = np.asarray(cv2.cvtColor(rgb8, cv2.COLOR_RGB2GRAY), np.uint8)
     grey, ratio = _resized(grey, min(1.0, finder.window / least))
-    matrix, size = _turn(grey.shape[1], grey.shape[0], radians(degrees))
+    matrix, size = _turn(grey.shape[1], grey.shape[0], angle)
     turned = cv2.warpAffine(grey, matrix, size, borderMode=cv2.BORDER_REPLICATE)
     shrunk = float(np.sqrt(ratio.prod()))
     boxes = _search(np.asarray(turned, np.uint8), find, finder, least / shrunk)

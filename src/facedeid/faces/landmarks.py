@@ -66,7 +66,8 @@ def faces_from_boxes(rgb8: NDArray[np.uint8], boxes: Sequence[ArrayLike]) -> lis
         As many faces, in the same order, detector "given".
 
     Raises:
-        OptionError: a box is not four finite numbers, is empty, or lies outside the photo.
+        OptionError: a box is not four finite numbers, is empty, lies outside the photo, or is
+            more than three times as large as the photo.
     """
     _check(rgb8)
     return [_face(rgb8, _checked_box(rgb8, box), 1.0, "given") for box in boxes]
@@ -95,6 +96,8 @@ def _checked_box(rgb8: NDArray[np.uint8], box: ArrayLike) -> NDArray[np.float64]
     left, top, right, bottom = values
     if right - left < 1 or bottom - top < 1:
         raise OptionError(f"box {values.tolist()} is empty: left, top must be above right, bottom")
+    if max(right - left, bottom - top) > 3 * max(rgb8.shape):
+        raise OptionError(f"box {values.tolist()} is far larger than the photo")
     if right <= 0 or bottom <= 0 or left >= rgb8.shape[1] or top >= rgb8.shape[0]:
         raise OptionError(f"box {values.tolist()} lies outside the photo")
     return values
@@ -136,10 +139,10 @@ def _trials(rgb8: NDArray[np.uint8], square: NDArray[np.float64]) -> NDArray[np.
     """
     side = square[2] - square[0]
     if side > 4 * _SIDE:
-        left, top = np.floor(square[:2] - 1.5 * side).astype(int)
-        right, bottom = np.ceil(square[2:] + 1.5 * side).astype(int)
-        around, scale = reflected(rgb8, left, top, right, bottom), 2 * _SIDE / side
-        size = (round((right - left) * scale), round((bottom - top) * scale))
+        left, top = np.maximum(np.floor(square[:2] - 1.5 * side), 0).astype(int)
+        right, bottom = np.minimum(np.ceil(square[2:] + 1.5 * side), rgb8.shape[1::-1]).astype(int)
+        around, scale = rgb8[top:bottom, left:right], 2 * _SIDE / side
+        size = (max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
         small = np.asarray(cv2.resize(around, size, interpolation=cv2.INTER_AREA), np.uint8)
         ratio = np.array([right - left, bottom - top]) / size
         placed = _trials(small, (square - np.tile([left, top], 2)) / np.tile(ratio, 2))

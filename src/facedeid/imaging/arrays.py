@@ -49,6 +49,7 @@ def from_array(array: Any) -> Photo:
 def _from_image(image: Image.Image) -> Photo:
     with quiet:
         try:
+            image.load()  # which turns a TIFF, and says so in its metadata
             orientation, metadata, _ = carried.metadata(image, b"", "")
             samples = native.from_pillow(image)
         except FacedeidError:

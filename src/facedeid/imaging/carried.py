@@ -148,8 +148,11 @@ def _left_out(image: Any, data: bytes, format: str, exposure: Any) -> Iterator[s
     ):
         if info.get(key):
             yield what
-    if info.get("bit_depth", 8) > 8:
-        yield f"depth beyond 8 of {info['bit_depth']} bits"
+    depth = info.get("bit_depth", 8)
+    if format == "TIFF" and image.mode == "CMYK":
+        depth = max(image.tag_v2.get(258, (8,)))
+    if depth > 8:
+        yield f"depth beyond 8 of {depth} bits"
 
 
 def _has_thumbnail(image: Image.Image) -> bool:

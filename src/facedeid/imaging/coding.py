@@ -1,5 +1,6 @@
 """How a photo's file was compressed, to write the result the same way."""
 
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from facedeid.imaging.photo import Coding
 
-__all__ = ["coding"]
+__all__ = ["avif_colour", "coding"]
 
 
 def coding(image: Any, data: bytes, format: str, orientation: int) -> Coding:
@@ -18,6 +19,7 @@ def coding(image: Any, data: bytes, format: str, orientation: int) -> Coding:
         format,
         lossless=format == "WEBP" and b"VP8L" in _chunk_names(data),
         compression=image.info.get("compression") if format == "TIFF" else None,
+        colour=_colour(image, data, format),
     )
 
 
@@ -40,6 +42,22 @@ def _jpeg_coding(image: Any, *, turned: bool) -> Coding:
         progressive=bool(image.info.get("progressive")),
         plain_rgb=len(layers) == 3 and adobe == 0,
     )
+
+
+def _colour(image: Any, data: bytes, format: str) -> tuple[int, int] | None:
+    found = (0, 0)
+    if format == "AVIF":
+        at = avif_colour(data)
+        found = struct.unpack_from(">HH", data, at) if at else found
+    elif profile := image.info.get("nclx_profile"):
+        found = int(profile["color_primaries"]), int(profile["transfer_characteristics"])
+    return found if 1 <= found[0] <= 12 and 1 <= found[1] <= 18 else None  # all that x265 knows
+
+
+def avif_colour(data: bytes) -> int | None:
+    """Where the numbers of primaries and transfer lie in an AVIF file; None if it has none."""
+    box = data.find(b"colrnclx", 0, 1 << 16)
+    return box + 8 if 0 <= box <= len(data) - 12 else None
 
 
 def _chunk_names(data: bytes) -> Iterator[bytes]:

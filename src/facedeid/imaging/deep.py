@@ -14,12 +14,13 @@ from facedeid.errors import PhotoError
 from facedeid.imaging.metadata import Metadata
 from facedeid.imaging.pixels import Model, Samples
 
-__all__ = ["float_tiff_size", "is_deep", "png", "ranged", "samples", "tiff"]
+__all__ = ["UNKNOWN", "float_tiff_size", "is_deep", "png", "ranged", "samples", "tiff"]
 
 Array = NDArray[Any]
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else damage goes to stderr
 
+UNKNOWN = "TIFF with this arrangement of samples is not handled"
 _RESOLUTION_TAGS = frozenset([282, 283, 296, 305])
 
 
@@ -67,9 +68,33 @@ def samples(data: bytes) -> Samples:
     if values.ndim == 3:
         model = "rgb" if values.shape[2] == 3 else "rgba"
         values = cv2.cvtColor(values, cv2.COLOR_BGR2RGB if model == "rgb" else cv2.COLOR_BGRA2RGBA)
+    if model == "rgba" and _is_premultiplied(data):
+        values = _divided(values)
     if values.dtype in (np.uint8, np.uint16):
         return Samples(values, model, high=np.iinfo(values.dtype).max)
     return ranged(values, model)
+
+
+def _is_premultiplied(data: bytes) -> bool:
+    """Whether a TIFF holds colours times opacity, which it calls associated alpha."""
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            page: Any = file.pages[0]
+            return tuple(page.extrasamples)[:1] == (tifffile.EXTRASAMPLE.ASSOCALPHA,)
+    except Exception:  # PNG, or damaged in whatever way
+        return False
+
+
+def _divided(values: Array) -> Array:
+    """Colours by themselves, as all else here expects them; under no opacity they stay."""
+    white = 1 if values.dtype.kind == "f" else np.iinfo(values.dtype).max
+    wide = np.result_type(values.dtype, np.float32)
+    opacity = values[..., 3:] / wide.type(white)
+    colours = values[..., :3].astype(wide)
+    np.divide(colours, opacity, out=colours, where=opacity > 0)
+    if values.dtype.kind != "f":
+        colours = np.clip(np.rint(colours), 0, white)
+    return np.concatenate([colours.astype(values.dtype), values[..., 3:]], axis=2)
 
 
 def ranged(values: Array, model: Model) -> Samples:

@@ -3,14 +3,17 @@
 import io
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from facedeid.errors import FacedeidError, OutputError
 from facedeid.imaging import deep
 from facedeid.imaging.carried import matching
+from facedeid.imaging.coding import avif_colour
 from facedeid.imaging.metadata import Metadata, Mode, exif, selected
 from facedeid.imaging.photo import Coding, Photo
 from facedeid.imaging.pixels import Samples, fitted, to_pil
@@ -97,6 +100,7 @@ def _exif_bytes(metadata: Metadata) -> bytes | None:
 def _jpeg(samples: Samples, metadata: Metadata, coding: Coding) -> bytes:
     image = to_pil(samples)
     xmp = metadata.xmp if len(metadata.xmp or b"") < _LONGEST_SEGMENT else None
+    block = _exif_bytes(metadata)
     tables: dict[str, Any] = {"quality": 95, "subsampling": 0}
     if coding.qtables:
         qtables = [list(table) for table in coding.qtables]
@@ -108,7 +112,7 @@ def _jpeg(samples: Samples, metadata: Metadata, coding: Coding) -> bytes:
         "progressive": coding.progressive or None,
         "keep_rgb": (coding.plain_rgb and image.mode == "RGB") or None,
         "icc_profile": metadata.icc,
-        "exif": _exif_bytes(metadata),
+        "exif": block if len(block or b"") < _LONGEST_SEGMENT else None,
         "xmp": xmp,
         "comment": metadata.comment,
         "dpi": metadata.dpi and tuple(round(v) for v in metadata.dpi),
@@ -177,10 +181,9 @@ def _webp(samples: Samples, metadata: Metadata, coding: Coding) -> bytes:
 
 def _tiff(samples: Samples, metadata: Metadata, coding: Coding) -> bytes:
     compression = coding.compression if coding.compression != "raw" else None
-    if (
-        samples.kind in ("LA16", "RGB16", "RGBA16", "RGBF", "RGBAF")
-        or samples.values.dtype == float
-    ):
+    if samples.values.dtype.kind == "f":  # halves and doubles are what few programs read
+        samples = replace(samples, values=samples.values.astype(np.float32))
+    if samples.kind in ("LA16", "RGB16", "RGBA16", "RGBF", "RGBAF"):
         return deep.tiff(samples, metadata, compressed=compression is not None)
     block = exif(metadata) or Image.Exif()
     if metadata.xmp:
@@ -214,8 +217,8 @@ def _gif(samples: Samples, metadata: Metadata, _: Coding) -> bytes:
     return _saved(image, "GIF", **options)
 
 
-def _avif(samples: Samples, metadata: Metadata, _: Coding) -> bytes:
-    return _saved(
+def _avif(samples: Samples, metadata: Metadata, coding: Coding) -> bytes:
+    data = _saved(
         to_pil(samples),
         "AVIF",
         quality=_QUALITY,
@@ -224,9 +227,13 @@ def _avif(samples: Samples, metadata: Metadata, _: Coding) -> bytes:
         exif=_exif_bytes(metadata),
         xmp=metadata.xmp,
     )
+    at = avif_colour(data)
+    if coding.colour and at and not metadata.icc:  # Pillow always says sRGB
+        data = data[:at] + struct.pack(">HH", *coding.colour) + data[at + 4 :]
+    return data
 
 
-def _heif(samples: Samples, metadata: Metadata, _: Coding) -> bytes:
+def _heif(samples: Samples, metadata: Metadata, coding: Coding) -> bytes:
     try:
         import pillow_heif
     except ImportError as error:
@@ -237,6 +244,10 @@ def _heif(samples: Samples, metadata: Metadata, _: Coding) -> bytes:
     options: dict[str, Any] = {"quality": _QUALITY, "exif": _exif_bytes(metadata)}
     if metadata.icc:
         options |= {"icc_profile": metadata.icc, "icc_profile_type": "prof"}
+    elif coding.colour:
+        primaries, transfer = coding.colour
+        options |= {"color_primaries": primaries, "transfer_characteristics": transfer}
+        options |= {"matrix_coefficients": 6, "full_range_flag": 1}
     if metadata.xmp:
         options["xmp"] = metadata.xmp
     file = io.BytesIO()

@@ -196,7 +196,7 @@ def checked_xmp(packet: bytes | None) -> bytes | None:
     except (ElementTree.ParseError, ValueError, LookupError):
         return None
     rdf = root if root.tag == _RDF else root.find(_RDF)
-    if rdf is None or not _prune(rdf, 0):
+    if rdf is None or not _prune(root, 0):
         return None
     packed: bytes = ElementTree.tostring(root, "utf-8")
     return packed
@@ -214,6 +214,8 @@ def _prune(element: ElementTree.Element, depth: int) -> bool:
     if element.tag == _ORIENTATION:
         element.text = "1"
     for child in list(element):
+        if _shows("", child.tail):
+            child.tail = None
         if not _prune(child, depth + 1):
             element.remove(child)
     return True

@@ -1,5 +1,6 @@
 """Decoded Pillow images to native samples, upright."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,12 @@ def from_pillow(image: Image.Image) -> Samples:
     """
     mode = image.mode
     if mode.startswith("I;16"):
-        return Samples(np.asarray(image).astype(np.uint16), "grey", high=65535)
+        values: Array = np.asarray(image).astype(np.uint16)
+        if getattr(image, "tag_v2", {}).get(258) == (12,):
+            values = values << 4 | values >> 8
+        return _positive(image, Samples(values, "grey", high=65535))
     if mode in ("I", "F"):
-        return ranged(np.asarray(image), "grey")
+        return _positive(image, ranged(np.asarray(image), "grey"))
     if mode == "P":
         return _from_palette(image)
     if mode in ("PA", "La", "RGBa"):
@@ -39,6 +43,14 @@ def from_pillow(image: Image.Image) -> Samples:
         raise PhotoError(f"pictures of the kind {mode} are not handled; convert it to RGB first")
     model: Any = models[image.mode]
     return Samples(np.array(image), model)
+
+
+def _positive(image: Image.Image, samples: Samples) -> Samples:
+    """Grey samples with black as the least; Pillow leaves TIFF's negatives beyond 8 bits alone."""
+    if getattr(image, "tag_v2", {}).get(262) != 0:
+        return samples
+    values = samples.low + samples.high - samples.values
+    return replace(samples, values=values.astype(samples.values.dtype))
 
 
 def _from_palette(image: Image.Image) -> Samples:

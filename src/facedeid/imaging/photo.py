@@ -35,6 +35,8 @@ class Coding:
     lossless: bool = False
     compression: str | None = None
     """TIFF compression, in Pillow's words."""
+    colour: tuple[int, int] | None = None
+    """HEIC and AVIF without an ICC profile: primaries and transfer, numbered as in ITU-T H.273."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,25 @@ class Photo:
         """H×W×3 uint8, read-only: what detectors see."""
         return self.rgb if self.rgb.dtype == np.uint8 else pixels.frozen(pixels.eight_bit(self.rgb))
 
+    @cached_property
+    def translucent(self) -> bool:
+        """Whether some of it lets what lies below shine through: its opacity is a picture, too."""
+        alpha = self.samples.alpha
+        return alpha is not None and bool(((alpha > 0) & (alpha < np.iinfo(alpha.dtype).max)).any())
+
+    def over(self, level: int) -> Array:
+        """H×W×3 uint8: how it looks on a page of that grey level, 0..255."""
+        alpha = self.samples.alpha
+        if alpha is None:
+            return self.rgb8
+        return pixels.over(self.rgb8, pixels.eight_bit(alpha), level)
+
     def replaced(self, rgb: Array, touched: Array) -> "Photo":
         """The photo with new colours where `touched`; all other native samples stay identical.
 
         A grey photo takes the luma of the new colours, a black-and-white one its threshold at
-        half, CMYK keeps its black ink as far as the colour allows, transparency stays. A palette
-        keeps its size if it can; otherwise the photo becomes RGB(A), and GIF the nearest colours.
+        half, CMYK the colours without black ink, transparency stays. A palette keeps its size if it
+        can; otherwise the photo becomes RGB(A), and GIF the nearest colours.
 
         Args:
             rgb: H×W×3 in the type of `self.rgb`; values where not `touched` are ignored.

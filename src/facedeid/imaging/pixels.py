@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["Samples", "eight_bit", "fitted", "frozen", "to_pil"]
+__all__ = ["Samples", "eight_bit", "fitted", "frozen", "over", "to_pil"]
 
 Array = NDArray[Any]
 Model = Literal["grey", "greya", "rgb", "rgba", "cmyk", "palette"]
@@ -110,9 +110,9 @@ class Samples:
         return replace(self, values=values)
 
     def _from_rgb(self, rgb: Array, old: Array) -> Array:
-        """n×3 colours to n or n×C samples; alpha stays, and so does black ink as far as it can."""
-        if self.model == "cmyk":
-            return _cmyk(rgb, old)
+        """n×3 colours to n or n×C samples; alpha stays."""
+        if self.model == "cmyk":  # no black: its plate alone would go on showing the old face
+            return np.concatenate([255 - rgb, np.zeros_like(old[:, 3:])], axis=1)
         if self.model in ("grey", "greya"):
             rgb = np.rint(rgb @ LUMA)[:, None]
         colour = self._narrow(rgb)
@@ -145,15 +145,6 @@ class Samples:
         return np.float32(value) if self.values.dtype == np.float32 else np.float64(value)
 
 
-def _cmyk(rgb: Array, old: Array) -> Array:
-    brightest = rgb.max(axis=1)
-    black = np.minimum(old[:, 3], 255 - brightest)
-    paper = np.maximum(255 - black.astype(np.float64), 1)[:, None]
-    ink = 255 - np.rint(rgb * 255.0 / paper)
-    ink[brightest == 0] = np.where(black[brightest == 0, None] == 255, old[brightest == 0, :3], 255)
-    return np.concatenate([ink.astype(np.uint8), black[:, None]], axis=1)
-
-
 def fitted(samples: Samples, kinds: frozenset[str]) -> Samples:
     """The same picture in one of the kinds that a format has.
 
@@ -168,7 +159,7 @@ def fitted(samples: Samples, kinds: frozenset[str]) -> Samples:
         rgb, alpha = eight_bit(rgb), None if alpha is None else eight_bit(alpha)
     suffix, high = ("16", 65535) if deep else ("", 255)
     if alpha is not None and "RGBA" not in kinds:
-        rgb, alpha = _over_white(rgb, alpha), None
+        rgb, alpha = over(rgb, alpha, 255), None
     grey = samples.model in ("grey", "greya")
     if alpha is None:
         if grey and "L" + suffix in kinds:
@@ -179,9 +170,10 @@ def fitted(samples: Samples, kinds: frozenset[str]) -> Samples:
     return Samples(np.dstack([rgb, alpha]), "rgba", high=high)
 
 
-def _over_white(rgb: Array, alpha: Array) -> Array:
+def over(rgb: Array, alpha: Array, level: int) -> Array:
+    """H×W×3 and H×W uint8 on a page of one grey level."""
     opacity = alpha[..., None] / np.float32(255)
-    return np.rint(rgb * opacity + 255 * (1 - opacity)).astype(np.uint8)
+    return np.rint(rgb * opacity + level * (1 - opacity)).astype(np.uint8)
 
 
 def to_pil(samples: Samples) -> Image.Image:

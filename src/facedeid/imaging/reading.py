@@ -121,9 +121,11 @@ def _decoded(data: bytes, format: str, max_pixels: int, first_frame: bool) -> Ph
         _check_size(sniff.webp_size(data), data, format, max_pixels)
     try:
         image = _opened(data, format)
-    except SyntaxError:
+    except SyntaxError as error:
         size = deep.float_tiff_size(data) if format == "TIFF" else None
         if size is None:
+            if "unknown pixel mode" in str(error):
+                raise PhotoError(f"{deep.UNKNOWN}; save it with 8 bits a channel first") from error
             raise
         _check_size(size, data, format, max_pixels)
         return Photo.of(deep.samples(data), coding=Coding("TIFF"))
@@ -204,5 +206,7 @@ def _pages(image: Any, count: int) -> tuple[int, int]:
 def _samples(image: Any, data: bytes, format: str) -> Samples:
     image.load()
     if deep.is_deep(image, data, format):
+        if format == "TIFF" and image.tag_v2.get(284) == 2:  # OpenCV shows noise
+            raise PhotoError(f"{deep.UNKNOWN}; save it with its channels interleaved first")
         return deep.samples(data)
     return native.from_pillow(image)
