@@ -356,6 +356,7 @@ def test_options_of_onnx_files(tmp_path: Path) -> None:
         ("crop=tight", "crop=tight: use arcface"),
         ("crop=psp&size=200", "is of 112×112"),
         ("size=4", "use 8 to 2048"),
+        ("size=112.5", "size=112.5: a whole number is wanted"),
         ("threshold=-1", "larger than 0"),
         ("treshold=1", "'treshold' is no option; there are: threshold"),
         ("threshold", "'threshold' is no option"),

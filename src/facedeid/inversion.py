@@ -138,6 +138,7 @@ def invert(
     return Inverted(cover, points, mask, codes, pair.decode(codes), place)
 
 
+@torch.enable_grad()
 def refined(
     pair: LatentPair, found: Inverted, distance: Lpips, *, steps: int = 100, rate: float = 0.02
 ) -> Inverted:
@@ -154,6 +155,7 @@ def refined(
         return replace(found, codes=codes.detach(), base=pair.decode(codes))
 
 
+@torch.enable_grad()
 def tuned(
     pair: _Pair, found: Inverted, distance: Lpips, *, steps: int = 100, rate: float = 1e-3
 ) -> tuple[_Pair, Inverted]:

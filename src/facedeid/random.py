@@ -1,4 +1,8 @@
-"""One random stream per face, so that batch size, order and number of workers change no result."""
+"""One random stream per face, so that batch size, order and number of workers change no draw.
+
+Results are the same to within rounding, which the number of threads decides; `fsap` and the pixel
+attacks, which follow signs of gradients, turn that into visible differences.
+"""
 
 import hashlib
 import secrets

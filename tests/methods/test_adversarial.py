@@ -246,6 +246,20 @@ def test_lgc_blinds_the_recogniser_it_knows(portraits: tuple[Tensor, Tensor]) ->
     assert min(f["distances"]["dlib"] for f in facts) > 0.6
 
 
+def test_the_facts_about_grey_faces_are_of_what_is_released(
+    portraits: tuple[Tensor, Tensor],
+) -> None:
+    faces, points = portraits
+    grey = faces.mean(1, keepdim=True).repeat(1, 3, 1, 1)
+    result = Lgc(radius=4, iterations=6)(
+        grey, MODELS, random=[stream(3), stream(4)], landmarks=points
+    )
+    dlib = MODELS.recognizer("dlib")
+    measured = dlib.distance(dlib.embed(grey, points), dlib.embed(result.faces, points))
+    for facts, distance in zip(result.facts, measured.tolist(), strict=True):
+        assert facts["distances"]["dlib"] == pytest.approx(distance, abs=1e-3)
+
+
 def test_mean_landmarks_serve_where_there_are_none(portraits: tuple[Tensor, Tensor]) -> None:
     faces, _ = portraits
     result = Lgc(iterations=8, radius=8)(faces[:1], MODELS, random=[stream(1)])

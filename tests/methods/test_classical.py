@@ -35,6 +35,11 @@ def test_blur_is_a_gaussian(crop: Tensor, sigma: float) -> None:
     assert np.abs(ours - theirs).max() < 0.02
 
 
+@pytest.mark.parametrize("sigma", [0, 1e-30, 1e-20, 1e-4])
+def test_next_to_no_blur_changes_nothing(crop: Tensor, sigma: float) -> None:
+    assert torch.equal(run("blur", crop, sigma=sigma), crop)
+
+
 def test_wide_blur_equals_the_slow_way(crop: Tensor) -> None:
     ours = gaussian_blur(crop, 20.0)[0].numpy()
     theirs = gaussian_filter(crop[0].numpy(), (0, 20, 20), mode="mirror")

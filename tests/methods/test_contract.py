@@ -14,6 +14,7 @@ from torch import Tensor
 from facedeid.errors import OptionError
 from facedeid.faces import align, detect, frame
 from facedeid.methods import METHODS, Method, create, parse
+from facedeid.methods.base import toned
 from facedeid.models import Models
 from facedeid.random import stream
 
@@ -94,6 +95,14 @@ def test_a_grey_face_stays_grey_where_it_is_changed(
     assert (made[0] - made[0].mean(0)).abs().mean() > 0.05
 
 
+def test_a_face_with_hardly_any_colour_keeps_what_it_has(faces: tuple[Tensor, Tensor]) -> None:
+    grey = 0.9 * faces[0].mean(1, keepdim=True)
+    sepia = grey + torch.tensor([0.02, 0.0, -0.02]).view(1, 3, 1, 1)
+    changed = sepia + torch.tensor([0.1, -0.1, 0.03]).view(1, 3, 1, 1)
+    assert torch.allclose(toned(changed, sepia), sepia + 0.01, atol=1e-6)
+    assert torch.equal(toned(changed, faces[0]), changed)
+
+
 @every_method
 def test_the_batch_size_changes_nothing(method: Method, faces: tuple[Tensor, Tensor]) -> None:
     crops, points = faces
@@ -131,6 +140,7 @@ def test_an_empty_batch_is_no_error(method: Method) -> None:
         (torch.zeros(1, 3, 256, 200), "N×3×S×S"),
         (torch.zeros(1, 3, 256, 256, dtype=torch.float64), "float32"),
         (torch.full((1, 3, 256, 256), 3.0), r"\[-1, 1\]"),
+        (torch.full((1, 3, 256, 256), torch.nan), r"\[-1, 1\]"),
     ],
 )
 def test_a_wrong_batch_is_refused(method: Method, batch: Tensor, complaint: str) -> None:
@@ -145,6 +155,8 @@ def test_generators_and_landmarks_must_fit(method: Method) -> None:
         method(batch, MODELS, random=streams(1))
     with pytest.raises(OptionError, match="N×68×2"):
         method(batch, MODELS, random=streams(2), landmarks=torch.zeros(2, 5, 2))
+    with pytest.raises(OptionError, match="landmarks must be finite"):
+        method(batch, MODELS, random=streams(2), landmarks=torch.full((2, 68, 2), torch.nan))
 
 
 @every_method
@@ -176,6 +188,9 @@ def test_methods_describe_themselves(name: str) -> None:
         ("pixelate:cells=many", "cells must be int"),
         ("pixelate:cells=2.5", "cells must be int"),
         ("pixelate:cells=0", "between 1 and 256, got 0"),
+        ("pixelate:cells=" + 400 * "9", "cells must be int"),
+        ("fsap:iterations=" + 400 * "9", "iterations must be int"),
+        ("mask:color=" + 100_000 * "[", "color must be"),
         ("pixelate:cells=8,cluster=8", "not both"),
         ("noise:sigma=true", "sigma must be float"),
         ("mask:shape=star", "shape must be"),

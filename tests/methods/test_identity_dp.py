@@ -165,6 +165,7 @@ def test_a_larger_empirical_sensitivity_means_more_noise(portraits):
         ({"sensitivity": "empirical"}, "go together"),
         ({"measured": 3.0}, "go together"),
         ({"sensitivity": "empirical", "measured": -1.0}, "positive number"),
+        ({"sensitivity": "empirical", "measured": 1e300}, "positive number up to 22.6"),
         ({"projection": "cube"}, "projection must be"),
         ({"ball": "l3"}, "ball must be"),
     ],

@@ -90,6 +90,17 @@ def test_refining_and_tuning_come_nearer_and_leave_the_pair_alone(found):
     assert all(torch.equal(before[k], v) for k, v in pair.state_dict().items())
 
 
+@torch.no_grad()
+def test_refining_and_tuning_take_the_gradients_they_need(portraits):
+    crops, points = (part[:1] for part in portraits)
+    method = create("fsap", iterations=1, inner=1, refine=1, tune=1)
+    inside = method(crops, MODELS, random=[stream(0)], landmarks=points)
+    assert not inside.faces.requires_grad
+    with torch.enable_grad():
+        outside = method(crops, MODELS, random=[stream(0)], landmarks=points)
+    assert torch.equal(inside.faces, outside.faces)
+
+
 def test_the_published_pair_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setenv("FACEDEID_MODELS", str(tmp_path))
     with pytest.raises(WeightsError, match="psp_ffhq_encode"):

@@ -179,6 +179,18 @@ CASES = {
         [one("AveragePool", kernel_shape=[3, 3], pads=[0, 1, 2, 1], count_include_pad=1)],
         {},
     ),
+    "max-pool-uneven-ceil": (
+        IMAGE,
+        17,
+        [one("MaxPool", kernel_shape=[2, 4], strides=[2, 3], pads=[0, 0, 1, 2], ceil_mode=1)],
+        {},
+    ),
+    "mean-pool-uneven-ceil": (
+        IMAGE,
+        17,
+        [one("AveragePool", kernel_shape=[3, 2], strides=[2, 2], pads=[0, 0, 0, 1], ceil_mode=1)],
+        {},
+    ),
     "global-mean": (IMAGE, 17, [one("GlobalAveragePool")], {}),
     "global-max": (IMAGE, 17, [one("GlobalMaxPool")], {}),
     "dropout": (
@@ -505,6 +517,31 @@ def test_loading_something_else(tmp_path):
         OnnxGraph.load(tmp_path / "b.safetensors")
     with pytest.raises(WeightsError, match="cannot be read"):
         OnnxGraph.load(tmp_path / "c.safetensors")
+
+
+def test_nothing_divided_by_its_length_stays_nothing(tmp_path):
+    path = save(tmp_path / "net.onnx", [one("LpNormalization", axis=1)], (None, 5))
+    x = np.zeros((2, 5), np.float32)
+    x[1, 2] = 3
+    leaf = torch.from_numpy(x).requires_grad_()
+    got = OnnxGraph.from_onnx(path)(leaf)
+    np.testing.assert_array_equal(got.detach().numpy(), reference(path, x))
+    assert torch.isfinite(torch.autograd.grad(got.sum(), leaf)[0]).all()
+
+
+def test_a_norm_over_all_axes_of_a_file_for_one_picture_is_of_each_picture(tmp_path):
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], strides=[2, 2]),
+        helper.make_node("Flatten", ["a"], ["f"]),
+        helper.make_node("ReduceL2", ["f"], ["n"]),
+        helper.make_node("Div", ["f", "n"], ["y"]),
+    ]
+    path = save(tmp_path / "one.onnx", nodes, (1, 3, 6, 6), {"w": normal(4, 3, 3, 3)})
+    net, x = OnnxGraph.from_onnx(path), normal(3, 3, 6, 6, seed=2)
+    x[1:] = x[0]  # also where those at hand are alike
+    want = np.concatenate([reference(path, x[i : i + 1]) for i in range(3)])
+    for _ in range(2):
+        np.testing.assert_allclose(net(torch.from_numpy(x)).numpy(), want, atol=1e-5)
 
 
 @pytest.mark.parametrize("flat", [True, False])

@@ -100,7 +100,7 @@ def _open(value: str) -> bool:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -116,6 +116,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return value in args
     if args:  # a union
         return any(_fits(value, arg) for arg in args)
+    if type(value) is int and abs(value) >= LARGEST:
+        return False
     if hint is float:
-        return type(value) is float or (type(value) is int and abs(value) < LARGEST)
+        return type(value) in (float, int)
     return value is None if hint is NoneType else type(value) is hint

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from facedeid.errors import OptionError
-from facedeid.methods.base import Deidentified, Method
+from facedeid.methods.base import Deidentified, Method, toned
 from facedeid.models import Recognizer, recognizer_name
 from facedeid.nets.speed import fast_bf16
 
@@ -211,7 +211,7 @@ class Adversarial(Method):
         random: Sequence[torch.Generator],
         landmarks: Tensor | None,
     ) -> Deidentified:
-        """Attack, `together`."""
+        """Attack, `together`; the facts are of the faces as they are released, grey ones grey."""
         surrogates = Surrogates(models.recognizers(self.recognizers))
         made: list[Tensor] = []
         facts: list[Mapping[str, Any]] = []
@@ -220,8 +220,8 @@ class Adversarial(Method):
             before = faces[part].to(models.device)
             x = (before + 1) * 127.5
             adversarial, said = self.attack(x, surrogates, models, random[part], points)
-            after = (adversarial / 127.5 - 1).clamp(-1, 1)
-            reached = (adversarial - x).abs().flatten(1).amax(1).tolist()
+            after = toned((adversarial / 127.5 - 1).clamp(-1, 1), before)
+            reached = (after - before).abs().flatten(1).amax(1).mul(127.5).tolist()
             apart = surrogates.distances(before, after, points)
             for own, levels, distances in zip(said, reached, apart, strict=True):
                 facts.append({**own, "levels": round(levels, 3), "distances": distances})

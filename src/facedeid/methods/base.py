@@ -13,7 +13,7 @@ from facedeid.nets.residual import tint
 if TYPE_CHECKING:
     from facedeid.models import Models
 
-__all__ = ["Deidentified", "Method", "Region"]
+__all__ = ["Deidentified", "Method", "Region", "toned"]
 
 Region = Literal["face", "box", "ellipse"]
 
@@ -139,7 +139,7 @@ class Method:
             raise RuntimeError(f"{self.name} produced values that are not finite")
         made = result.faces.clamp(-1, 1)
         if self.carry == "change":
-            made = _toned(made, faces)
+            made = toned(made, faces)
         return Deidentified(made, result.facts)
 
     def _check_input(
@@ -151,19 +151,22 @@ class Method:
             raise OptionError(f"{self.name} works at {self.frame} px, got {faces.shape[2]}")
         if faces.dtype != torch.float32:
             raise OptionError(f"faces must be float32, got {faces.dtype}")
-        if len(faces) and (faces.amin() < -1.0001 or faces.amax() > 1.0001):
-            raise OptionError("faces must lie in [-1, 1]")
+        if len(faces) and not (faces.amin() >= -1.0001 and faces.amax() <= 1.0001):
+            raise OptionError("faces must lie in [-1, 1]")  # and be numbers
         if len(random) != len(faces):
             raise OptionError(f"{len(faces)} faces need as many generators, got {len(random)}")
         if landmarks is not None and tuple(landmarks.shape) != (len(faces), 68, 2):
             raise OptionError(f"landmarks must be N×68×2, got {tuple(landmarks.shape)}")
+        if landmarks is not None and not torch.isfinite(landmarks).all():
+            raise OptionError("landmarks must be finite numbers")
 
     def options(self) -> dict[str, Any]:
         """The hyper-parameters, JSON-ready."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-def _toned(made: Tensor, faces: Tensor) -> Tensor:
-    """Grey where the face was, within what JPEG does to grey; N×3×S×S."""
+def toned(made: Tensor, faces: Tensor) -> Tensor:
+    """Faces without colours, within what JPEG does to grey, change in brightness only: N×3×S×S."""
     grey = (tint(faces).abs().flatten(1).mean(1) < COLOURLESS)[:, None, None, None]
-    return torch.where(grey, made.mean(1, keepdim=True).expand_as(made), made)
+    brightness = (made - faces).mean(1, keepdim=True)
+    return torch.where(grey, (faces + brightness).clamp(-1, 1), made)

@@ -12,12 +12,12 @@ from torch import Tensor
 from facedeid.errors import OptionError
 from facedeid.methods.base import Deidentified, Method
 from facedeid.models import CODED
+from facedeid.nets.aei import IdentityNet
 from facedeid.nets.residual import retoned
 from facedeid.privacy import Laplace, SeededLaplace, Sensitivity, bounded
 
 if TYPE_CHECKING:
     from facedeid.models import Models
-    from facedeid.nets.aei import IdentityNet
 
 __all__ = ["IdentityDp"]
 
@@ -28,6 +28,10 @@ BRIGHTNESS, COLOUR = 1.1, 0.1
 that shows as green and pink tints, and hides little; without any, eyes turn bluish."""
 LEAST = 1e-6
 """Smallest ε: with noise of a larger scale, vectors could not be told from zero any more."""
+WIDEST = bounded(IdentityNet.IDENTITY).value
+"""Largest sensitivity that vectors can have; noise of far larger ones could not be told from zero
+either.
+"""
 GRID = 4
 """Side of the grid over which attribute maps are averaged for attackers."""
 SCOPE = (
@@ -73,8 +77,11 @@ class IdentityDp(Method):
                 "sensitivity=empirical and measured=NUMBER go together; `facedeid sensitivity "
                 "PHOTOS` finds the number"
             )
-        if self.measured is not None and not 0 < self.measured < math.inf:
-            raise OptionError(f"measured must be a positive number, got {self.measured:g}")
+        if self.measured is not None and not 0 < self.measured <= WIDEST:
+            raise OptionError(
+                f"measured must be a positive number up to {WIDEST:g}, the largest distance of "
+                f"unit vectors, got {self.measured:g}"
+            )
 
     @property
     def surrogates(self) -> tuple[str, ...]:
@@ -148,7 +155,7 @@ class IdentityDp(Method):
             return SeededLaplace(self.epsilon, sensitivity, dim, tuple(random))
         return Laplace(self.epsilon, sensitivity, dim)
 
-    def _projected(self, vectors: Tensor, net: "IdentityNet", models: "Models") -> Tensor:
+    def _projected(self, vectors: Tensor, net: IdentityNet, models: "Models") -> Tensor:
         """Post-processing by what is public: the guarantee holds."""
         if self.projection == "sphere":
             return vectors

@@ -47,7 +47,7 @@ def _curve() -> tuple[list[float], list[float]]:
 class PrivateEncoding(Method):
     """Zhao et al. 2022, with a network that takes the level as an input (its card says more).
 
-    `beta` from 0 (private) to 1 (the photo as it is). `target_similarity` in its place: the mean
+    `beta` from 0 (private) to 1 (the same person). `target_similarity` in its place: the mean
     cosine similarity to the original that facedeid-mobile is to measure, by the curve that comes
     with the network. `detail`: see `facedeid.inversion`; "none" is the paper's.
     """

@@ -61,13 +61,7 @@ class Crop:
             points = np.repeat(MEAN_FACE[None] * side, len(faces), 0)
         else:
             points = landmarks.detach().cpu().numpy().astype(np.float64)
-        matrices = self.matrices(points)
-        shrink = max(1, int(1 / np.sqrt(np.abs(np.linalg.det(matrices[:, :, :2])).max())))
-        if shrink > 1:  # bilinear sampling alone would alias
-            faces = F.avg_pool2d(faces, shrink)
-            matrices[:, :, 2] += matrices[:, :, :2].sum(2) * (shrink - 1) / 2
-            matrices[:, :, :2] *= shrink
-        return self._columns(_warp(faces, matrices, self.size))
+        return self._columns(_shrunk_and_warped(faces, self.matrices(points), self.size))
 
     def chips_from_photo(
         self, rgb: NDArray[np.uint8], landmarks: Sequence[NDArray[np.float64]]
@@ -78,6 +72,21 @@ class Crop:
 
     def _columns(self, chips: Tensor) -> Tensor:
         return chips if self.columns is None else chips[..., slice(*self.columns)]
+
+
+def _shrunk_and_warped(images: Tensor, matrices: NDArray[np.float64], size: int) -> Tensor:
+    """`_warp`, each image averaged down first where bilinear sampling alone would alias."""
+    scales = np.sqrt(np.abs(np.linalg.det(matrices[:, :, :2])))
+    shrinks = [max(1, int(1 / scale)) for scale in scales]
+    if len(set(shrinks)) > 1:  # one by one: no face's chip depends on the others
+        parts = [slice(i, i + 1) for i in range(len(images))]
+        return torch.cat([_shrunk_and_warped(images[p], matrices[p], size) for p in parts])
+    shrink = shrinks[0] if shrinks else 1
+    if shrink > 1:
+        images, matrices = F.avg_pool2d(images, shrink), matrices.copy()
+        matrices[:, :, 2] += matrices[:, :, :2].sum(2) * (shrink - 1) / 2
+        matrices[:, :, :2] *= shrink
+    return _warp(images, matrices, size)
 
 
 def _warp(images: Tensor, matrices: NDArray[np.float64], size: int) -> Tensor:

@@ -164,7 +164,10 @@ def _fitted(
     rows, columns = declared[2:] if declared else (None, None)
     size = rows or crop.size
     if "size" in options:
-        size = int(_number(options["size"], "size"))
+        asked = _number(options["size"], "size")
+        if not asked.is_integer():
+            raise OptionError(f"size={options['size']}: a whole number is wanted")
+        size = int(asked)
     if not 8 <= size <= 2048:
         raise OptionError(f"size={size}: use 8 to 2048")
     if columns is None or columns == size:

@@ -58,4 +58,4 @@ def _places(heat: Tensor) -> Tensor:
     side = heat.shape[-1]
     share = heat.flatten(2).softmax(2).view_as(heat)
     middle = torch.arange(side, device=heat.device) + 0.5
-    return torch.stack([share.sum(2) @ middle, share.sum(3) @ middle], -1)
+    return torch.stack([(share.sum(axis) * middle).sum(-1) for axis in (2, 3)], -1)

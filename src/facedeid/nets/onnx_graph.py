@@ -25,6 +25,9 @@ __all__ = ["OnnxGraph"]
 
 _FORMAT = "facedeid-onnx-graph-1"
 
+ROUNDING = 0.05
+"""What batches may change, of the largest value: little even in bfloat16."""
+
 _Step = tuple[Callable[..., Tensor], tuple[int, ...], int, tuple[int, ...]]
 """What to run, the slots it reads, the slot it fills, the slots nobody reads afterwards."""
 
@@ -53,7 +56,7 @@ class OnnxGraph(nn.Module):
         self._steps = _compile(graph, slots)
         self._slots = len(slots)
         self._result = slots[graph.output]
-        self._apart = False
+        self._apart = self._compared = False
         self.source: Path | None = None
         """The file that it was read from, if it was `from_onnx`."""
         self.eval()
@@ -91,7 +94,8 @@ class OnnxGraph(nn.Module):
         """Run the network on N×... of the declared shape, in the module's dtype.
 
         Of files made for a batch of fixed size, some write that size down on the way (a `Reshape`
-        to 1×-1) and would join pictures; they get them in batches of that size.
+        to 1×-1, a norm over all axes) and would join pictures; they get them in batches of that
+        size. Which those are is found out at the first larger batch.
 
         Raises:
             OptionError: the input has another shape.
@@ -107,9 +111,17 @@ class OnnxGraph(nn.Module):
                 self._apart = True
             else:
                 self._apart = whole.ndim == 0 or len(whole) != len(x)
+                if not self._apart and not self._compared and len(x) > declared:
+                    self._apart, self._compared = self._joins(x[:declared]), True
         if not self._apart:
             return whole
         return torch.cat([self._run(part) for part in torch.split(x, declared)])
+
+    @torch.no_grad()
+    def _joins(self, x: Tensor) -> bool:
+        """Whether pictures of the declared batch size give something else beside quite others."""
+        alone, beside = self._run(x), self._run(torch.cat([x, -x - 1]))[: len(x)]
+        return float((beside - alone).abs().amax()) > ROUNDING * float(alone.abs().amax())
 
     def _run(self, x: Tensor) -> Tensor:
         values: list[Tensor | None] = [None] * self._slots

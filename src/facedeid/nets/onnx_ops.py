@@ -143,6 +143,17 @@ def _transpose(x: Tensor, *, order: list[int] | None) -> Tensor:
     return x.permute(order if order is not None else list(range(x.ndim))[::-1])
 
 
+def _begun(y: Tensor, x: Tensor, strides: Sequence[int], pads: _Pads) -> Tensor:
+    """Without windows that begin in the padding at the end, as ONNX has it; torch leaves those out
+    only of padding that it does itself.
+    """
+    if isinstance(pads, str):  # as much as windows need, no more
+        return y
+    for axis, (stride, begin) in enumerate(zip(strides, pads, strict=False), 2):
+        y = y.narrow(axis, 0, min(y.shape[axis], -(-(x.shape[axis] + begin) // stride)))
+    return y
+
+
 def _max_pool(
     x: Tensor,
     *,
@@ -152,9 +163,9 @@ def _max_pool(
     dilations: list[int],
     ceil: bool,
 ) -> Tensor:
-    x, padding = _padded(x, kernel, strides, dilations, pads, -math.inf, pooling=True)
+    padded, padding = _padded(x, kernel, strides, dilations, pads, -math.inf, pooling=True)
     pool = _MAX_POOL[len(kernel)]
-    return pool(x, kernel, strides, padding, dilations, ceil)
+    return _begun(pool(padded, kernel, strides, padding, dilations, ceil), x, strides, pads)
 
 
 def _mean_pool(
@@ -169,11 +180,11 @@ def _mean_pool(
     ones = [1] * len(kernel)
     padded, padding = _padded(x, kernel, strides, ones, pads, 0.0, pooling=True)
     pool = _MEAN_POOL[len(kernel)]
-    mean = pool(padded, kernel, strides, padding, ceil, count_pads)
+    mean = _begun(pool(padded, kernel, strides, padding, ceil, count_pads), x, strides, pads)
     if padded is x or count_pads:
         return mean
     counted, _ = _padded(torch.ones_like(x[:1, :1]), kernel, strides, ones, pads, 0.0, pooling=True)
-    return mean / pool(counted, kernel, strides, padding, ceil)
+    return mean / _begun(pool(counted, kernel, strides, padding, ceil), x, strides, pads)
 
 
 def _global_mean(x: Tensor) -> Tensor:
@@ -215,7 +226,7 @@ def _norm(x: Tensor, *, axes: list[int] | None, keep: bool, order: int = 2) -> T
 
 def _normalise(x: Tensor, *, axis: int, order: int) -> Tensor:
     length: Tensor = torch.linalg.vector_norm(x, order, axis, keepdim=True)
-    return x / length
+    return x / torch.where(length == 0, 1, length)
 
 
 def _concat(*parts: Tensor, axis: int) -> Tensor:
