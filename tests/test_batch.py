@@ -1,12 +1,15 @@
 """Many photos: nothing is lost, whatever happens in the middle."""
 
 import errno
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ from PIL import Image
 
 from facedeid import batch, imaging
 from facedeid.batch import MANIFEST, Done, collect, protect_folder
-from facedeid.errors import OptionError, OutputError
+from facedeid.errors import FacedeidError, OptionError, OutputError
 from facedeid.pipeline import Settings
 from facedeid.plan import Plan, planned
 from facedeid.report import read_records
@@ -469,3 +472,201 @@ def test_an_interruption_leaves_what_was_there(
     monkeypatch.setattr(batch, "protect_file", early)
     assert protect_folder(album / "0.png", target, "mask", overwrite=True).interrupted
     assert (target / "0.png").read_bytes() == b"somebody's only copy"
+
+
+def test_a_run_that_an_error_ends_says_that_photos_may_be_missing(
+    album: Path, tmp_path: Path
+) -> None:
+    def broken(_: Done) -> None:
+        raise BrokenPipeError("nobody reads any more")
+
+    target = tmp_path / "out"
+    with pytest.raises(BrokenPipeError):
+        protect_folder(album, target, "mask", progress=broken)
+    assert photos(target) == ["0.png"]
+    *_, summary = read_records(target / batch.REPORT_JSONL)
+    assert (summary["photos"], summary["interrupted"]) == (1, True)
+    text = (target / batch.REPORT_HTML).read_text()
+    assert "This run did not finish" in text
+    assert "All 1 photo protected" not in text
+
+
+@pytest.mark.parametrize("option", ["overwrite", "resume"])
+def test_what_lies_where_nothing_was_released_is_left_alone(
+    album: Path, blank: Path, tmp_path: Path, option: str
+) -> None:
+    target = tmp_path / "out"
+    weak = {"method": "blur:sigma=0.01"}
+    run = protect_folder([album / "0.png", blank], target, **weak)  # type: ignore[arg-type]
+    assert run.counts == {"withheld": 1, "no-face": 1}
+    for name in ("0.png", "blank.png"):
+        (target / name).write_bytes(b"done by hand")
+        os.utime({"0.png": album / "0.png", "blank.png": blank}[name], (1, 1))
+    protect_folder([album / "0.png", blank], target, **weak, **{option: True})  # type: ignore[arg-type]
+    for name in ("0.png", "blank.png"):
+        assert (target / name).read_bytes() == b"done by hand"
+
+
+def test_a_report_without_its_manifest_is_not_written_over(album: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    protect_folder(album / "0.png", target, **WEAK)  # type: ignore[arg-type]
+    (target / MANIFEST).unlink()  # as docs/limits.md advises before the folder is passed on
+    with pytest.raises(OutputError, match="there are results already"):
+        protect_folder(album / "1.png", target, "mask")
+    lines = read_records(target / batch.REPORT_JSONL)
+    assert [line["photo"] for line in lines if line["type"] == "photo"] == ["0.png"]
+
+
+def test_originals_in_the_manifest_are_for_the_owner_only(album: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    protect_folder(album / "0.png", target, "mask")
+    assert (target / MANIFEST).stat().st_mode & 0o044
+    for options in ({"resume": True}, {"overwrite": True}):
+        protect_folder(album, target, "mask", report_originals=True, **options)  # type: ignore[arg-type]
+        lines = read_records(target / MANIFEST)
+        assert any("before" in shown for line in lines for shown in line.get("previews", ()))
+        assert (target / MANIFEST).stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_kill_9_ends_the_workers_too_and_leaves_no_older_report(
+    album: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out"
+    protect_folder(album / "0.png", target, **WEAK)  # type: ignore[arg-type]
+    code = (
+        "import sys; from facedeid.batch import protect_folder\n"
+        "if __name__ == '__main__':\n"
+        "    protect_folder(sys.argv[1], sys.argv[2], 'mask', jobs=2, overwrite=True,\n"
+        "                   progress=lambda item: print(item.photo, flush=True))"
+    )
+    script = tmp_path / "run.py"
+    script.write_text(code)
+    command = [sys.executable, str(script), str(album), str(target)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=90)  # until the last worker has closed its end of the pipe
+    assert not (target / batch.REPORT_JSONL).exists()  # the older one knew of one photo only
+    assert not (target / batch.REPORT_HTML).exists()
+    run = protect_folder(album, target, "mask", resume=True)
+    assert run.counts == {"protected": PORTRAITS}
+    assert set(reported(run)) == set(photos(target))
+
+
+def written_plan(path: Path, source: Path, *more: list[float]) -> Plan:
+    """A plan of one photo, with boxes that a person has added."""
+    entry = planned(source, source.name, detector="hog", min_face=24)
+    entry["faces"] += [{"box": box} for box in more]
+    path.write_text(Plan.text([entry]))
+    return Plan.read(path)
+
+
+def test_a_run_with_a_plan_does_not_go_on_without_it(album: Path, tmp_path: Path) -> None:
+    """A face that only the plan knows would lie open in a result that was right before."""
+    source, target = album / "0.png", tmp_path / "out"
+    plan = written_plan(tmp_path / "plan.json", source, [0, 150, 60, 210])
+    run = protect_folder(source, target, "mask", plan=plan)
+    assert len(run.done[0].record["faces"]) == 2
+    before = (target / "0.png").read_bytes()
+    with pytest.raises(OptionError, match="a plan or none; repeat them"):
+        protect_folder(source, target, "mask", resume=True)
+    assert (target / "0.png").read_bytes() == before
+    assert protect_folder(source, target, "mask", plan=plan, resume=True).resumed == 1
+
+
+def test_a_plan_belongs_to_the_photo_for_which_it_was_written(
+    astronaut: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    """Of two photos of one size and name, the boxes of one leave the face of the other open."""
+    crop = astronaut[20:270, 100:340]
+    wall = np.full_like(crop, 128)
+    source, file = tmp_path / "0.png", tmp_path / "plan.json"
+    Image.fromarray(np.concatenate([crop, wall], 1)).save(source)
+    plan = written_plan(file, source)
+    Image.fromarray(np.concatenate([wall, crop], 1)).save(source)
+    run = protect_folder(source, tmp_path / "out", "mask", plan=plan)
+    assert run.counts == {"error": 1}
+    assert "0.png has changed since the plan was written" in run.done[0].record["message"]
+    data = json.loads(file.read_text())
+    del data["photos"][0]["sha256"]
+    file.write_text(json.dumps(data))
+    run = protect_folder(source, tmp_path / "out", "mask", plan=Plan.read(file), resume=True)
+    assert run.counts["error"] == 0  # a person has looked, and says that the boxes fit
+
+
+def test_what_others_had_finished_when_a_worker_died_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Pool:
+        def __init__(self, *_: object) -> None: ...
+        def __enter__(self) -> "Pool":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def shutdown(self, **_: object) -> None: ...
+        def submit(self, _: object, job: int | None) -> "Future[int]":
+            future: Future[int] = Future()
+            if job is None:
+                future.set_exception(BrokenProcessPool())
+            else:
+                future.set_result(job)
+            return future
+
+    monkeypatch.setattr(batch, "ProcessPoolExecutor", Pool)
+    for _ in range(20):  # they come in any order
+        found: list[object] = []
+        results = batch._results(
+            [1, 2, None, 3],  # type: ignore[list-item]
+            4,
+            lambda _: None,
+            lambda: False,
+            lambda: False,
+        )
+        with pytest.raises(FacedeidError, match="what is done is kept"):
+            found.extend(results)
+        assert sorted(map(str, found)) == ["1", "2", "3"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
+def test_two_runs_at_once_do_not_spoil_each_other(album: Path, tmp_path: Path) -> None:
+    target, refused = tmp_path / "out", []
+    staged = target / f"{imaging.TEMPORARY_PREFIX}of-the-first.tmp"
+
+    def another(_: Done) -> None:
+        staged.touch()
+        for options in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(OutputError, match="another run is writing") as error:
+                protect_folder(album / "5.png", target, "mask", **options)  # type: ignore[arg-type]
+            refused.append(error)
+        assert staged.exists()
+
+    protect_folder(album / "0.png", target, "mask", progress=another)
+    assert len(refused) == 2
+    lines = read_records(target / MANIFEST)
+    assert [line["photo"] for line in lines if line["type"] == "done"] == ["0.png"]
+
+
+def test_a_start_that_failed_keeps_nobody_from_the_folder(album: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "out" / batch.REPORT_HTML
+    blocked.mkdir(parents=True)
+    with pytest.raises(OutputError, match="cannot remove"):
+        protect_folder(album / "0.png", tmp_path / "out", "mask", overwrite=True)
+    blocked.rmdir()
+    run = protect_folder(album / "0.png", tmp_path / "out", "mask", resume=True)
+    assert run.counts == {"protected": 1}
+
+
+@pytest.mark.parametrize("step", ["pipeline.perceptual_change", "report.encode_previews"])
+def test_a_result_of_which_nothing_could_be_said_goes(
+    album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(f"facedeid.{step}", broken)
+    run = protect_folder(album / "0.png", tmp_path / "out", **WEAK)  # type: ignore[arg-type]
+    assert run.counts == {"error": 1}
+    assert not run.done[0].record["released"]
+    assert photos(tmp_path / "out") == []

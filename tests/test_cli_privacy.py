@@ -5,9 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from facedeid.privacy import Ledger
+from facedeid import imaging
+from facedeid.faces import align, detect, frame
+from facedeid.models import Models
+from facedeid.privacy import Ledger, empirical
 
 
 @pytest.fixture
@@ -120,3 +124,35 @@ def test_sensitivity_is_measured_and_labelled(typed, hopper_path, astronaut, tmp
     code, text = typed("sensitivity", tmp_path / "wall.png")
     assert code == 4
     assert "two at least" in text
+
+
+def test_the_measured_sensitivity_covers_what_is_released(typed, hopper_path, astronaut, tmp_path):
+    """It is that of the vectors that identity-dp adds noise to, and not rounded down."""
+    folder = tmp_path / "reference"
+    folder.mkdir()
+    shutil.copy(hopper_path, folder / "grace.jpg")
+    Image.fromarray(astronaut).save(folder / "eileen.png")
+    code, text = typed("sensitivity", folder, "-o", tmp_path / "out.json")
+    assert code == 0
+    models, units = Models(), []
+    for path in folder.iterdir():
+        rgb = imaging.read(path).rgb8
+        for face in detect(rgb):
+            place = frame(face)
+            points = torch.from_numpy(place.to_frame(face.landmarks)).float()[None]
+            vector = models.recognizer("dlib").embed(align(rgb, place)[None], points)
+            units.append(models.identity.unit(vector))
+    exact = empirical(torch.cat(units)).value
+    measured = json.loads((tmp_path / "out.json").read_text())["empirical_sensitivity"]
+    printed = float(text.split("measured=")[1])
+    assert exact <= printed == measured <= exact * (1 + 1e-5)
+
+
+def test_one_face_in_one_photo(typed, hopper_path, astronaut, tmp_path, ledger):
+    two = np.concatenate([np.asarray(Image.open(hopper_path).convert("RGB"))] * 2, 1)
+    Image.fromarray(two).save(tmp_path / "two.png")
+    assert "2 faces in 1 photo\n" in typed("sensitivity", tmp_path / "two.png")[1]
+    plan = ("-o", tmp_path / "out", "--plan", tmp_path / "plan.json")
+    assert "1 face in 1 photo; nothing has" in typed("protect", hopper_path, *plan)[1]
+    Ledger(ledger).spend({"grace": 1})
+    assert "1 release forgotten" in typed("budget", "reset", "grace", "--ledger", ledger)[1]

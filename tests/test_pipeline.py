@@ -264,6 +264,27 @@ def test_a_file_appears_whole_or_not_at_all(
     assert hopper_path.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("opacity", "status"), [("colour", "withheld"), ("even", "protected"), ("cut out", "protected")]
+)
+def test_a_face_that_shows_in_the_opacity_is_not_released(
+    opacity: str, status: str, hopper: Array, models: Models
+) -> None:
+    if opacity == "colour":  # what is dark is opaque, so the opacity alone shows the face on white
+        alpha = 1 - hopper.min(2) / 255
+        shares = np.maximum(alpha, 1e-3)[..., None]
+        colours = np.clip((hopper - 255 * (1 - shares)) / shares, 0, 255)
+    else:
+        rows, columns = np.mgrid[: hopper.shape[0], : hopper.shape[1]]
+        outside = np.hypot(rows / 600 - 0.4, columns / 512 - 0.5)
+        alpha = np.clip((0.45 - outside) * 50, 0, 1) if opacity == "cut out" else 0.8 + 0 * outside
+        colours = hopper
+    photo = np.dstack([colours, 255 * alpha]).round().astype(np.uint8)
+    settings = Settings(method=create("mask"))
+    result = protect_photo(imaging.from_array(photo), settings, models)
+    assert result.report.status == status
+
+
 def test_what_is_verified_is_the_file(
     hopper_path: Path, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

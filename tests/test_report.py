@@ -3,6 +3,7 @@ import io
 import json
 import math
 import resource
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from skimage import data
 
 from facedeid import report
 from facedeid.errors import OptionError, OutputError
+from facedeid.methods import create
 from facedeid.methods.classical import Pixelate
 from facedeid.models import Models
 from facedeid.pipeline import FaceReport, PhotoReport, Previews, Settings, Status
@@ -201,6 +203,10 @@ def test_no_embedding_gets_in_through_facts(vector):
         ("file:///home/jane/x.jpg", "file://x.jpg"),
         ("party (2)/who?/b.jpg: truncated", "party (2)/who?/b.jpg: truncated"),
         ("(/home/jane/party(2)/x.jpg)", "(x.jpg)"),
+        ("cannot make the folder /home/jane doe/my out/c: full", "cannot make the folder c: full"),
+        ("the ledger /home/jane doe/b.sqlite cannot be used", "the ledger b.sqlite cannot be used"),
+        ("/srv/x.jpg and /srv/y.jpg; see docs/limits.md", "x.jpg and y.jpg; see docs/limits.md"),
+        (r"C:\Users\Jane Doe\net.pt missing", "net.pt missing"),
     ],
 )
 def test_messages_hold_no_absolute_paths(message, expected):
@@ -224,6 +230,16 @@ def test_run_line(run):
     assert run["recognizers"][0]["thresholds"]["library"] == 0.6
     assert run["recognizers"][0]["protocol"]
     assert "/home" not in json.dumps(run)
+
+
+def test_settings_hold_no_folders_with_spaces():
+    method = create("tip-im", recognizers=("onnx:/home/jane doe/my nets/net.onnx?threshold=1",))
+    keep = ("/home/jane doe/my photos/mum.jpg",)
+    made = report.run_record(Settings(method=method, keep=keep), [])
+    assert made["settings"]["keep"] == ["mum.jpg"]
+    assert "onnx:net.onnx" in made["method"]["repr"]
+    assert "jane" not in json.dumps(made)
+    assert "my nets" not in json.dumps(made)
 
 
 def test_summary_counts_the_last_word_on_every_photo(run):
@@ -257,6 +273,19 @@ def test_every_torn_end_is_survived(tmp_path, run):
             assert path.read_bytes() == whole[: max((e for e in ends if e <= cut), default=0)]
             writer.append(lines[2])
         assert report.read_records(path) == [*lines[:rest], lines[2]]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
+def test_two_do_not_write_over_each_other(tmp_path):
+    path = tmp_path / "r.jsonl"
+    with report.Writer(path) as writer:
+        writer.append(line("a.jpg"))
+        with pytest.raises(OutputError, match="another run is writing"):
+            report.Writer(path)
+        writer.append(line("b.jpg"))
+    with report.Writer(path) as writer:
+        writer.append(line("c.jpg"))
+    assert [r["photo"] for r in report.read_records(path)] == ["a.jpg", "b.jpg", "c.jpg"]
 
 
 @pytest.mark.parametrize("content", [b"my notes", b'{"a": 1}', b'{"a": 1}\n', b"x\ny\n", b"\0\0"])

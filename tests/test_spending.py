@@ -1,18 +1,24 @@
 """A release is charged before anything is drawn or written, to the right people."""
 
+import errno
 import json
+import os
 import shutil
 import sqlite3
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import facedeid
+from facedeid import imaging
 from facedeid.batch import protect_folder
 from facedeid.errors import OptionError, OutputError, PrivacyError
-from facedeid.pipeline import Settings
+from facedeid.methods import parse
+from facedeid.models import Models
+from facedeid.pipeline import Settings, protect_file
 from facedeid.privacy import Ledger
 
 METHOD = "identity-dp:epsilon=3"
@@ -216,3 +222,88 @@ def test_faces_of_a_refused_photo_are_not_remembered(hopper, ledger):
         facedeid.protect(hopper, METHOD, **options)
     with sqlite3.connect(ledger.path) as file:
         assert file.execute("select count(*) from faces").fetchone() == (0,)
+
+
+def test_nothing_is_charged_for_a_photo_whose_place_is_taken(album, ledger, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/one.png").write_bytes(b"somebody's only copy")
+    options = {"subject": "grace", "ledger": str(ledger.path)}
+    run = protect_folder(album / "grace/one.png", tmp_path / "out", METHOD, resume=True, **options)
+    assert "exists already" in run.done[0].record["message"]
+    assert spent(ledger) == {}
+
+
+def test_nothing_is_charged_where_nobody_could_judge(hopper, ledger):
+    options = {"subject": "grace", "ledger": str(ledger.path)}
+    with pytest.raises(OptionError, match="no such operating point"):
+        facedeid.protect(hopper, METHOD, require="far=1e-9", **options)
+    assert spent(ledger) == {}
+
+
+def test_what_was_charged_before_an_error_is_reported(album, ledger, tmp_path, monkeypatch, typed):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", full)
+    monkeypatch.setattr(Path, "replace", full)
+    options = {"subject": "grace", "ledger": str(ledger.path), "on_unprotected": "release"}
+    source = imaging.read(album / "grace/one.png")
+    charged = {}
+    with pytest.raises(OutputError, match="the disk is full"):
+        protect_file(
+            source.source.path,
+            tmp_path / "one.png",
+            Settings(method=parse(METHOD), **options),
+            Models(),
+            charged=charged,
+        )
+    assert charged == spent(ledger) == {"grace": 3}
+    monkeypatch.undo()
+
+    def broken(photo, *_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("facedeid.pipeline.perceptual_change", broken)
+    run = protect_folder(album / "grace/one.png", tmp_path / "out", METHOD, **options)
+    assert run.done[0].record["charges"] == {"grace": 3}
+    assert spent(ledger) == {"grace": 6}
+
+
+def test_a_linked_photo_is_charged_to_the_folder_of_the_link(album, ledger, tmp_path):
+    store = tmp_path / "store/KEY-1"
+    store.mkdir(parents=True)
+    (album / "grace/two.png").rename(store / "two.png")  # as git-annex keeps photos
+    (album / "grace/two.png").symlink_to(store / "two.png")
+    (album / "hopper").symlink_to(album / "grace")
+    options = {"subject": "folder", "ledger": str(ledger.path), "on_unprotected": "release"}
+    protect_folder(album / "grace", tmp_path / "out", METHOD, **options)
+    facedeid.protect(album / "hopper/two.png", METHOD, **options)  # the same folder
+    assert spent(ledger) == {"grace": 9}
+
+
+def test_a_folder_without_a_name_of_its_own(album, ledger):
+    (album / "grace").rename(album / "*")
+    options = {"subject": "folder", "ledger": str(ledger.path)}
+    with pytest.raises(OptionError, match="with a name"):
+        facedeid.protect(album / "*/one.png", METHOD, **options)
+    assert not ledger.path.exists()
+
+
+def test_a_refused_photo_keeps_its_sheet_and_its_warning(album, ledger, tmp_path):
+    ledger.set_limit("grace", 6)
+    options = {"subject": "grace", "ledger": str(ledger.path), "on_unprotected": "release"}
+    out, sheet = tmp_path / "out", tmp_path / "out/contact-sheets/one.png.jpg"
+    blurred = {"method": "noise:sigma=1", "draws": 2, "on_unprotected": "release"}
+    run = protect_folder(album / "grace/one.png", out, **blurred)
+    assert run.counts == {"released-unprotected": 2}
+    ledger.spend({"grace": 6})
+    for _ in range(2):
+        run = protect_folder(
+            album / "grace/one.png", out, METHOD, draws=2, overwrite=True, **options
+        )
+        assert run.counts == {"error": 2}
+        assert sheet.exists()
+        for item in run.done:
+            assert item.record["released"]
+            assert (out / item.photo).exists()
+            assert "still there, and was RELEASED UNPROTECTED" in item.record["message"]

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from facedeid._cli_console import application, console
+from facedeid._cli_console import application, console, counted
 from facedeid.errors import OptionError
 
 __all__ = ["app"]
@@ -90,4 +90,4 @@ def reset(
     if (subject is None) != everybody:
         raise OptionError("say whose spends are to be forgotten: a subject, or --all")
     forgotten = Ledger(ledger).reset(subject)
-    out.print(f"{forgotten} releases forgotten; limits are kept")
+    out.print(f"{counted(forgotten, 'release')} forgotten; limits are kept")

@@ -2,13 +2,14 @@
 
 import json
 import os
+from decimal import ROUND_CEILING, Context, Decimal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from facedeid._cli_console import application, console
+from facedeid._cli_console import application, console, counted
 from facedeid.errors import NoFaceError
 
 __all__ = ["app"]
@@ -39,7 +40,7 @@ def sensitivity(
     from facedeid import imaging
     from facedeid.batch import collect
     from facedeid.errors import OutputError, PhotoError
-    from facedeid.faces import detect
+    from facedeid.faces import align, detect, frame
     from facedeid.models import Models
     from facedeid.privacy import bounded, empirical
     from facedeid.report import write_whole
@@ -61,13 +62,16 @@ def sensitivity(
         except PhotoError as error:
             err.print(f"[yellow]left out[/]: {escape(str(error))}")
             continue
-        faces = detect(rgb, detector=detector)
-        found.append(dlib.embed_photo(rgb, [face.landmarks for face in faces]))
+        for face in detect(rgb, detector=detector):  # read as the method reads them
+            place = frame(face)
+            points = torch.from_numpy(place.to_frame(face.landmarks)).float()
+            with torch.no_grad():
+                found.append(dlib.embed(align(rgb, place)[None], points[None]).cpu())
     vectors = torch.cat(found) if found else torch.zeros(0, net.IDENTITY)
     if len(vectors) < 2:
         raise NoFaceError(f"{len(vectors)} faces were found; a sensitivity needs two at least")
     units = net.unit(vectors)
-    measured, bound = empirical(units).value, bounded(units.shape[1]).value
+    measured, bound = _upwards(empirical(units).value), bounded(units.shape[1]).value
     figures = {
         "empirical_sensitivity": measured,
         "bounded_sensitivity": bound,
@@ -77,7 +81,13 @@ def sensitivity(
     }
     if output is not None:
         write_whole(output, [json.dumps(figures, indent=2) + "\n"])
-    out.print(f"{len(units)} faces in {len(sources)} photos")
+    out.print(f"{counted(len(units), 'face')} in {counted(len(sources), 'photo')}")
     out.print(f"empirical sensitivity {measured:.6g} (no guarantee for a face outside of these)")
     out.print(f"bounded sensitivity   {bound:.6g} (holds for every face)")
     out.print(f"use it: --method identity-dp:sensitivity=empirical,measured={measured:.6g}")
+
+
+def _upwards(value: float) -> float:
+    """With six digits, and no smaller: a sensitivity that is too small promises too much."""
+    rounded = Decimal(value).normalize(Context(prec=6, rounding=ROUND_CEILING))
+    return float(rounded)

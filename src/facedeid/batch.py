@@ -33,7 +33,7 @@ from facedeid.errors import FacedeidError, OptionError, OutputError, PrivacyErro
 from facedeid.faces import Face
 from facedeid.methods import Method
 from facedeid.models import Models, Recognizer
-from facedeid.pipeline import PhotoReport, Settings, protect_file
+from facedeid.pipeline import UNPROTECTED, PhotoReport, Settings, protect_file
 from facedeid.plan import Choose, Plan
 from facedeid.selection import Selection
 
@@ -254,6 +254,7 @@ class _Manifest:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.close: Callable[[], object] = lambda: None
         self.ours: set[str] = set()
         """Results that this or an earlier run has written or begun to write."""
         self.done: dict[str, Done] = {}
@@ -272,11 +273,15 @@ class _Manifest:
                 item = Done(line["photo"], line["stamp"], line["record"], line["previews"])
                 if line["type"] == "done":
                     self.done[item.photo] = item
+                    if not item.record["released"]:  # what lies there now is somebody else's
+                        self.ours.discard(item.photo)
                 else:
                     self.earlier[item.photo] = item
 
-    def open(self, *, resume: bool) -> None:
-        """Go on with the earlier runs' lines, or start over; what is ours stays known."""
+    def open(self, *, resume: bool, private: bool = False) -> None:
+        """Go on with the earlier runs' lines, or start over; what is ours stays known. `private`:
+        only the owner may read it.
+        """
         if not resume:
             self.earlier = {
                 item.photo: _of_earlier(item)
@@ -285,13 +290,18 @@ class _Manifest:
             }
             self.done, self.digest = {}, None
             _delete(self._path)
-        self._writer = report.Writer(self._path)
+        self._writer = report.Writer(self._path, private=private)
         self.close = self._writer.close
         if not resume:
             for photo in sorted(self.ours):
                 self.append("begun", photo=photo)
             for item in self.earlier.values():
                 self.append("earlier", **dataclasses.asdict(item))
+
+    def unprotected(self, photo: str) -> bool:
+        """Whether the earlier result of that name was released unprotected."""
+        item = self.done.get(photo) or self.earlier.get(photo)
+        return item is not None and UNPROTECTED in str(item.record["message"])
 
     def others(self, done: Sequence[Done]) -> list[Done]:
         """What earlier runs did with photos that are not among these, if the result is still there
@@ -357,6 +367,8 @@ class _Job:
     plan: Plan | None
     originals: bool
     replace: bool
+    unprotected: bool
+    """The earlier result that would be replaced was released unprotected."""
     threads: int | None
 
 
@@ -373,6 +385,8 @@ def _work(job: _Job) -> Done:
         _models[device] = Models(device)
     relative = job.source.relative
     stamp = _stamp(job.source, job.plan)
+    charged: dict[str, float] = {}
+    before = _identity(job.target)
     try:
         _make_folder(job.target.parent)
         result = protect_file(
@@ -383,40 +397,56 @@ def _work(job: _Job) -> Done:
             key=(relative,),
             find=None if job.plan is None else job.plan.finder(relative),
             replace=job.replace,
+            charged=charged,
         )
+        previews = report.encode_previews(result.report, result.previews, originals=job.originals)
     except Exception as error:  # one photo must not end a run over thousands
         expected = isinstance(error, FacedeidError)
         message = str(error) if expected else f"unexpected {type(error).__name__}: {error}"
-        if job.replace and os.path.lexists(job.target):
-            message += _removed(job.target, paid=isinstance(error, PrivacyError))
-        outcome = PhotoReport(status="error", message=message, width=0, height=0)
-        return Done(relative, stamp, report.record(relative, outcome, output=None), ())
+        new = _identity(job.target) != before  # written, but nobody could say how it is
+        ours = job.replace or new
+        if ours and os.path.lexists(job.target):
+            message += _removed(job, paid=isinstance(error, PrivacyError) and not new)
+        there = relative if ours and os.path.lexists(job.target) else None
+        outcome = PhotoReport(status="error", message=message, width=0, height=0, charges=charged)
+        return Done(relative, stamp, report.record(relative, outcome, output=there), ())
     released = relative if result.photo is not None else None
     return Done(
         relative,
         stamp,
         report.record(relative, result.report, output=released),
-        report.encode_previews(result.report, result.previews, originals=job.originals),
+        previews,
     )
 
 
-def _removed(target: Path, *, paid: bool) -> str:
+def _removed(job: _Job, *, paid: bool) -> str:
     """Take away an earlier result of ours (none of the originals: see `collect`) that there is no
     new one for; one that a budget was spent on could not be made again. What to say of it.
     """
+    said = f", and was {UNPROTECTED}" if job.unprotected else ""
     if paid:
-        return "; the result of an earlier run is still there"
+        return f"; the result of an earlier run is still there{said}"
     try:
-        target.unlink(missing_ok=True)
+        job.target.unlink(missing_ok=True)
     except OSError as error:
-        return f"; {target} could not be removed: {error.strerror}"
+        return f"; {job.target} could not be removed: {error.strerror}{said}"
     return ""
 
 
-def _leave_interrupts_alone(pids: "SimpleQueue[int]") -> None:
-    """Ctrl-C reaches every process of a terminal; only the first one decides what to do."""
+def _as_worker(pids: "SimpleQueue[int]") -> None:
+    """Ctrl-C reaches every process of a terminal; only the first one decides what to do. When that
+    is killed, nobody would note what its workers release: they end too.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     pids.put(os.getpid())
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _results(
@@ -438,7 +468,7 @@ def _results(
         return
     context = multiprocessing.get_context("spawn")
     pids = context.SimpleQueue()
-    with ProcessPoolExecutor(workers, context, _leave_interrupts_alone, (pids,)) as pool:
+    with ProcessPoolExecutor(workers, context, _as_worker, (pids,)) as pool:
         waiting = list(reversed(jobs))
         running: set[Future[Done]] = set()
         try:
@@ -448,7 +478,7 @@ def _results(
                     begin(job)
                     running.add(pool.submit(_work, job))
                 finished, running = wait(running, PATIENCE, return_when=FIRST_COMPLETED)
-                for future in finished:
+                for future in sorted(finished, key=_died):
                     yield future.result()
                 if running and stop_now() and not pids.empty():
                     yield from _ended(pool, pids.get(), running)
@@ -464,13 +494,18 @@ def _results(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _died(future: Future[Done]) -> bool:
+    """Whether its worker ended before the photo did."""
+    return future.exception() is not None
+
+
 def _ended(pool: ProcessPoolExecutor, pid: int, running: set[Future[Done]]) -> Iterator[Done]:
     """Kill the workers; what they had finished."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)  # and the pool, broken by that, kills the others
     pool.shutdown(wait=True)
     for future in running:
-        if future.exception() is None:
+        if not _died(future):
             yield future.result()
 
 
@@ -578,8 +613,17 @@ def protect_folder(
     if draws > 1:
         sheets = [_sheet(source.relative) for source in sources]
         sources = _drawn(sources, draws, folder)
-    digest = _digest(settings)
-    manifest = _opened(folder, sources, sheets, head, digest, resume=resume, overwrite=overwrite)
+    digest = _digest(settings, planned=plan is not None)
+    manifest = _opened(
+        folder,
+        sources,
+        sheets,
+        head,
+        digest,
+        resume=resume,
+        overwrite=overwrite,
+        private=report_originals,
+    )
     run = Run(folder, len(sources), ignored=found.ignored, links=found.links)
     try:
         todo = []
@@ -602,6 +646,7 @@ def protect_folder(
                 plan=plan,
                 originals=report_originals,
                 replace=source.relative in manifest.ours,
+                unprotected=manifest.unprotected(source.relative),
                 threads=max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None,
             )
             for source in todo
@@ -625,8 +670,10 @@ def protect_folder(
                 if progress is not None:
                     progress(item)
         run.interrupted = asked.asked and len(run.done) < run.total
-    except KeyboardInterrupt:
+    except BaseException as error:
         run.interrupted = True
+        if not isinstance(error, KeyboardInterrupt):
+            raise
     finally:
         manifest.close()
         if settings.method.cost is None:  # what a budget was spent on could not be made again
@@ -729,9 +776,9 @@ def _selected(settings: Settings, recognizers: Sequence[Recognizer], *, single: 
     return selection
 
 
-def _digest(settings: Settings) -> str:
-    """Changes when the settings, or a file that they name, do."""
-    digest = hashlib.sha256(repr(settings).encode())
+def _digest(settings: Settings, *, planned: bool) -> str:
+    """Changes when the settings, or a file that they name, do; a plan's boxes are in `_stamp`."""
+    digest = hashlib.sha256(repr(settings).encode() + b" with a plan" * planned)
     for text in (*settings.keep, *settings.only, settings.detector):
         if os.path.isfile(text):  # noqa: PTH113 (no error for names that are too long)
             digest.update(Path(text).read_bytes())
@@ -747,11 +794,12 @@ def _opened(
     *,
     resume: bool,
     overwrite: bool,
+    private: bool,
 ) -> _Manifest:
     """The manifest, once it is clear that nothing will be lost."""
     path = folder / MANIFEST
     if not resume and not overwrite:
-        names = (MANIFEST, *(source.relative for source in sources), *sheets)
+        names = (*RESERVED, *(source.relative for source in sources), *sheets)
         there = [name for name in names if os.path.lexists(folder / name)]
         if there:
             raise OutputError(
@@ -759,13 +807,15 @@ def _opened(
                 "replace them with --overwrite, or choose another folder with -o"
             )
     _make_folder(folder)
+    if os.path.exists(path):  # noqa: PTH110 (no error where it cannot be seen)
+        report.Writer(path).close()  # nobody else is at work here
     for leftover in folder.rglob(f"{imaging.TEMPORARY_PREFIX}*.tmp"):
         _delete(leftover)  # what a killed run left unverified
     manifest = _Manifest(path)
     if resume and manifest.digest not in (None, digest):
         raise OptionError(
             "--resume: the interrupted run had other settings (see the first line of "
-            f"{folder / REPORT_JSONL}); repeat them, or start over with --overwrite"
+            f"{folder / REPORT_JSONL}), a plan or none; repeat them, or start over with --overwrite"
         )
     for sheet in sheets:
         if sheet not in manifest.ours and os.path.lexists(folder / sheet):
@@ -773,12 +823,18 @@ def _opened(
                 f"{folder / sheet} is not of an earlier run, and would be replaced by the draws "
                 "side by side; move it away, or choose another folder with -o"
             )
-    manifest.open(resume=resume)
-    if manifest.digest is None:
-        manifest.append("run", digest=digest, started=head["started"])
-    for sheet in sheets:
-        if sheet not in manifest.ours:
-            manifest.append("begun", photo=sheet)
+    try:
+        manifest.open(resume=resume, private=private)
+        for name in (REPORT_HTML, REPORT_JSONL):
+            _delete(folder / name)  # if this run is killed, it says too little
+        if manifest.digest is None:
+            manifest.append("run", digest=digest, started=head["started"])
+        for sheet in sheets:
+            if sheet not in manifest.ours:
+                manifest.append("begun", photo=sheet)
+    except BaseException:
+        manifest.close()
+        raise
     return manifest
 
 

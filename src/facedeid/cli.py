@@ -22,7 +22,7 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 from facedeid import __version__
-from facedeid._cli_console import application, console, encodable
+from facedeid._cli_console import application, console, counted, encodable
 from facedeid.defaults import METHOD
 from facedeid.errors import FacedeidError, NoFaceError, OptionError
 
@@ -371,7 +371,8 @@ def _write_plan(sources: "Sequence[Source]", path: Path, settings: "Settings") -
     ]
     write_whole(path, [Plan.text(entries)])
     faces = sum(len(entry["faces"]) for entry in entries)
-    out.print(f"{faces} faces in {len(entries)} photos; nothing has been protected yet")
+    said = f"{counted(faces, 'face')} in {counted(len(entries), 'photo')}"
+    out.print(f"{said}; nothing has been protected yet")
     for entry in entries:
         if "error" in entry:
             out.print(f"[red]{escape(entry['photo'])}[/]: {escape(entry['error'])}")

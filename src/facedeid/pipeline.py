@@ -6,6 +6,7 @@ unless the caller asked for that in so many words.
 """
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from facedeid import imaging
 from facedeid.defaults import METHOD
-from facedeid.errors import NoFaceError, OptionError, UnprotectedError
+from facedeid.errors import NoFaceError, OptionError, OutputError, UnprotectedError
 from facedeid.faces import Face, Pasted, align, detect, frame, native_size, paste
 from facedeid.faces.detection import SMALLEST, finder
 from facedeid.imaging import Photo
@@ -30,9 +31,10 @@ from facedeid.models import Models, Recognizer
 from facedeid.random import stream
 from facedeid.selection import Selection
 from facedeid.spending import charge
-from facedeid.verification import Verdict, perceptual_change, verify_face
+from facedeid.verification import Verdict, find_again, perceptual_change, verify_face
 
 __all__ = [
+    "UNPROTECTED",
     "FaceReport",
     "PhotoReport",
     "Previews",
@@ -47,6 +49,10 @@ BATCH = 8
 """Faces that go through a method together; bounds memory (1024 px crops: 0.1 GB)."""
 PREVIEW = 160
 """Side of the crops for the report in pixels."""
+UNPROTECTED = "RELEASED UNPROTECTED"
+"""How the message of such a photo begins."""
+PAGES = (255, 0)
+"""Greys of the pages on which translucent photos are looked at."""
 FALLBACKS: tuple[Method, ...] = (Blur(sigma=0.35), Mask())
 """What `on_unprotected="blur"` tries in turn."""
 
@@ -235,7 +241,8 @@ class _Item:
     index: int
     face: Face
     method: Method
-    embeddings: list[Tensor]
+    embeddings: list[list[Tensor] | None]
+    """Of the original, per look (`_looks`) and recogniser; None where no face is seen."""
     pasted: Pasted | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     fallback: bool = False
@@ -259,6 +266,7 @@ def protect_photo(
     stage: Stage = nullcontext,
     clock: _Clock | None = None,
     folder: str | None = None,
+    charged: dict[str, float] | None = None,
 ) -> Protected:
     """De-identify one photo and verify the result.
 
@@ -272,6 +280,7 @@ def protect_photo(
         stage: how a candidate is written and read again; by default it stays in memory.
         clock: goes on counting there.
         folder: name of the photo's folder, on whose budget it may be charged.
+        charged: gets what is charged to whom, for callers who want to know it after an error too.
 
     Returns:
         The photo where it may be released, and the report in any case. `fail` and `skip` differ
@@ -288,6 +297,8 @@ def protect_photo(
             else detect(photo.rgb8, detector=settings.detector, min_face=settings.min_face)
         )
     recognizers = models.recognizers(settings.recognizers)
+    for recognizer in recognizers:
+        recognizer.threshold(settings.require)  # before anything is charged
     settings.method.ready(models)
     selection = Selection.of(settings.keep, settings.only, recognizers)
     unused: tuple[str, ...] = ()
@@ -301,13 +312,15 @@ def protect_photo(
     if not items:
         return _without_faces(photo, found, settings, stage, clock, unused)
     with clock("verify"):
-        for recognizer in recognizers:
-            vectors = recognizer.embed_photo(photo.rgb8, [item.face.landmarks for item in items])
-            for item, vector in zip(items, vectors, strict=True):
-                item.embeddings.append(vector)
-    charges: Mapping[str, float] = {}
+        places = [item.face.landmarks for item in items]
+        for look, rgb in enumerate(_looks(photo)):
+            vectors = [recognizer.embed_photo(rgb, places) for recognizer in recognizers]
+            for n, item in enumerate(items):
+                seen = not look or find_again(rgb, item.face, settings.detector) is not None
+                item.embeddings.append([each[n] for each in vectors] if seen else None)
+    charges = {} if charged is None else charged
     if settings.method.cost is not None:
-        charges = charge(
+        charges |= charge(
             settings.method.cost,
             photo.rgb8,
             [item.face for item in items],
@@ -372,16 +385,33 @@ def _verify(
     recognizers: Sequence[Recognizer],
     settings: Settings,
 ) -> None:
+    """The verdict on each face is that on the first look under which it is not protected."""
+    looks = _looks(written)
     for item in items:
-        item.verdict = verify_face(
-            item.face,
-            item.embeddings,
-            written.rgb8,
-            recognizers,
-            require=settings.require,
-            detector=settings.detector,
-            white_box=item.method.surrogates,
-        )
+        if len(looks) == 1:  # of another format, perhaps, which has no transparency
+            looks = looks * len(item.embeddings)
+        for rgb, vectors in zip(looks, item.embeddings, strict=True):
+            if vectors is None:
+                continue
+            item.verdict = verify_face(
+                item.face,
+                vectors,
+                rgb,
+                recognizers,
+                require=settings.require,
+                detector=settings.detector,
+                white_box=item.method.surrogates,
+            )
+            if not item.verdict.protected:
+                break
+
+
+def _looks(photo: Photo) -> list[NDArray[np.uint8]]:
+    """The colours of a photo, and what is seen of it on white and on black where it is translucent:
+    a face may hide in the opacity, which stays.
+    """
+    pages = PAGES if photo.translucent else ()
+    return [photo.rgb8, *(photo.over(level) for level in pages)]
 
 
 def _deidentify(
@@ -492,7 +522,7 @@ def _finished(
             message += " (if that is no face at all, correct it with a plan)"
         status = "withheld" if settings.on_unprotected in ("fail", "blur") else "skipped"
         if released:
-            status, message = "released-unprotected", f"RELEASED UNPROTECTED; {message}"
+            status, message = "released-unprotected", f"{UNPROTECTED}; {message}"
         else:
             message += "; the photo is not released"
     previews = tuple(
@@ -556,6 +586,7 @@ def protect_file(
     key: Sequence[str | int] = (),
     find: Callable[[Photo], tuple[Sequence[Face], Sequence[bool]]] | None = None,
     replace: bool = False,
+    charged: dict[str, float] | None = None,
 ) -> Protected:
     """Read a photo, protect it, and write it to `target` if it may be released.
 
@@ -572,6 +603,7 @@ def protect_file(
             face whether it is to be protected.
         replace: an earlier result at `target` is replaced, or removed if there is no new one to
             release; the source never is.
+        charged: gets what is charged to whom, also where an error follows.
 
     Raises:
         PhotoError: the source cannot be read.
@@ -588,6 +620,8 @@ def protect_file(
         ) as temporary:
             yield imaging.read(temporary)
 
+    if not replace and os.path.lexists(target):  # before anything is charged for it
+        raise OutputError(f"{target}: exists already; nothing was written")
     faces, protect = (None, None) if find is None else find(photo)
     result = protect_photo(
         photo,
@@ -598,11 +632,17 @@ def protect_file(
         protect=protect,
         stage=stage,
         clock=clock,
-        folder=source.resolve().parent.name,
+        folder=_folder(source),
+        charged=charged,
     )
     if replace and result.photo is None:
         imaging.remove(target, unless=photo)
     return result
+
+
+def _folder(photo: Path) -> str:
+    """Name of the folder in which a photo lies: of a linked photo, where the link lies."""
+    return photo.absolute().parent.resolve().name
 
 
 def protect(
@@ -644,7 +684,7 @@ def protect(
         photo = imaging.read(Path(image), first_frame=settings.first_frame)
     else:
         photo = imaging.from_array(image)
-    folder = Path(image).resolve().parent.name if isinstance(image, str | Path) else None
+    folder = _folder(Path(image)) if isinstance(image, str | Path) else None
     result = protect_photo(
         photo, settings, models or Models(settings.device), faces=faces, folder=folder
     )

@@ -45,8 +45,8 @@ def planned(
     `choose` says per face whether it is to be protected (None: all), as `batch.selected` gives it.
     """
     try:
-        photo = imaging.read(path, first_frame=first_frame)
-    except PhotoError as error:
+        photo, sha256 = imaging.read(path, first_frame=first_frame), _contents(path)
+    except (PhotoError, OSError) as error:
         return {"photo": relative, "error": str(error), "faces": []}
     found = detect(photo.rgb8, detector=detector, min_face=min_face)
     chosen = [True] * len(found) if choose is None else choose(photo.rgb8, found)
@@ -59,7 +59,13 @@ def planned(
         }
         for face, yes in zip(found, chosen, strict=True)
     ]
-    return {"photo": relative, "width": photo.width, "height": photo.height, "faces": faces}
+    size = {"width": photo.width, "height": photo.height}
+    return {"photo": relative, **size, "sha256": sha256, "faces": faces}
+
+
+def _contents(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,8 @@ class Entry:
     """Width and height, where the plan has them."""
     error: str | None
     """Why the photo could not be read when the plan was written."""
+    sha256: str | None = None
+    """Of the file, where the plan has it."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +146,12 @@ class Plan:
                     f"{relative} has {size[0]}×{size[1]} pixels, in the plan "
                     f"{'×'.join(map(str, entry.size or ()))}: not the same photo"
                 )
+            source = photo.source
+            if source and entry.sha256 and _contents(source.path) != entry.sha256:
+                raise PhotoError(
+                    f"{relative} has changed since the plan was written: write the plan again, or "
+                    'take its "sha256" out of the plan if the boxes still lie on the faces'
+                )
             for box in entry.boxes:
                 if max(box[2] - box[0], box[3] - box[1]) > 2 * max(size):
                     raise PhotoError(f"{relative}: the box {box} is far larger than the photo")
@@ -156,7 +170,10 @@ def _entry(raw: Mapping[str, Any]) -> Entry:
         raise ValueError('"protect" must be true or false')
     size = (int(raw["width"]), int(raw["height"])) if "width" in raw else None
     error = raw.get("error") if not faces else None  # boxes added by hand count
-    return Entry(tuple(map(_box, faces)), protect, size, None if error is None else str(error))
+    boxes, sha256 = tuple(map(_box, faces)), raw.get("sha256")
+    if not (sha256 is None or isinstance(sha256, str)):
+        raise ValueError('"sha256" must be a text')
+    return Entry(boxes, protect, size, None if error is None else str(error), sha256)
 
 
 def _box(face: Mapping[str, Any]) -> Box:

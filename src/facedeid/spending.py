@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from facedeid.errors import OptionError
 from facedeid.faces import Face
 from facedeid.models import Models
-from facedeid.privacy import Ledger
+from facedeid.privacy import EVERYBODY, Ledger
 
 __all__ = ["charge"]
 
@@ -61,8 +61,8 @@ def charge(
 
 def _name(subject: str | None, folder: str | None, rgb: NDArray[np.uint8]) -> str:
     if subject == "folder":
-        if not folder:
-            raise OptionError("subject=folder needs photos that lie in a folder")
+        if not folder or folder == EVERYBODY:
+            raise OptionError("subject=folder needs photos that lie in a folder with a name")
         return folder
     if subject is None:
         return f"photo-{hashlib.sha256(rgb.tobytes()).hexdigest()[:16]}"

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import secrets
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,29 +14,45 @@ from facedeid.errors import OptionError, OutputError
 from facedeid.imaging import TEMPORARY_PREFIX
 from facedeid.report.records import SCHEMA, summary_record
 
+if sys.platform != "win32":
+    import fcntl
+
 __all__ = ["Writer", "read_records", "write_jsonl", "write_whole"]
 
 
 class Writer:
     """Appends records to a file, each whole or not at all; a context manager.
 
-    A line torn by a kill is removed when the file is opened again.
+    A line torn by a kill is removed when the file is opened again. `private`: only the owner may
+    read the file.
 
     Raises:
-        OutputError: the file cannot be opened or written (the line is then taken back).
+        OutputError: the file cannot be opened or written (the line is then taken back), or another
+            Writer has it open (not seen on Windows).
         OptionError: the file is something else.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, private: bool = False) -> None:
         self.path = path
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
         try:
-            whole = _whole(path.read_bytes(), path)[0] if path.exists() else 0
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
-            self._file = os.open(path, flags, 0o666)
-            os.ftruncate(self._file, whole)
-            os.lseek(self._file, whole, os.SEEK_SET)
+            self._file = os.open(path, flags, 0o600 if private else 0o666)
+            try:
+                self._begin(private=private)
+            except BaseException:
+                os.close(self._file)
+                raise
         except OSError as error:
             raise OutputError(f"cannot write the report {path}: {error.strerror}") from error
+
+    def _begin(self, *, private: bool) -> None:
+        if not _taken(self._file):
+            raise OutputError(f"another run is writing {self.path}; wait until it has ended")
+        whole = _whole(self.path.read_bytes(), self.path)[0]
+        if private:  # one that was there already
+            self.path.chmod(0o600)
+        os.ftruncate(self._file, whole)
+        os.lseek(self._file, whole, os.SEEK_SET)
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write one record in one call."""
@@ -66,6 +83,18 @@ class Writer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _taken(file: int) -> bool:
+    """Keep others from an open file until it is closed, if it can be; False: another has it."""
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks
+            return True
+    return True
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -24,7 +24,9 @@ no embedding or picture comes into a report by way of a method's facts."""
 
 _ROOT = r"(?<![\w.<)\]}!?%&+$#^*-])(?<!:/)(?:/(?!/)|[A-Za-z]:[\\/]|\\\\)"
 """Where an absolute path begins: not after a letter or a sign that ends the name of a folder."""
-_FOLDERS = _ROOT + r"(?:[^\s/\\'\":]+[/\\])*(?=[^\s/\\'\":])"
+_SPACED = r"[^\s/\\'\":;](?:[^/\\'\":;\n]*[^\s/\\'\":;])?"
+"""A name of a folder that may have spaces within."""
+_FOLDERS = _ROOT + rf"(?:(?:[^\s/\\'\":]+|{_SPACED})[/\\])*(?=[^\s/\\'\":])"
 
 
 def run_record(
