@@ -29,9 +29,9 @@ TOGETHER = 16
 """Tries in one forward pass, of all faces."""
 RETRIES = 4
 """Further attempts before a face is given up."""
-COLOUR = 0.6
-"""Share of what the network changes beside brightness that is kept: the rest shows as cyan and pink
-tints, and hides little."""
+COLOUR = 0.3
+"""Share of what the network changes beside brightness that is kept: more hides more, and shows as
+cyan, green and pink tints (docs/results.md)."""
 FAR = 0.9
 """Farther from oneself (dlib's scale; 0.6 is another person) is not worth a visible change."""
 CHANGE = 3.0

@@ -92,7 +92,7 @@ class EmbeddingRecipe:
     landmarks: float = 0.4
     """Weight of a pixel (of the 256 frame) by which chin, nose, eyes and mouth move, by
     `facedeid-landmarks`: expression, gaze and pose."""
-    eyes: float = 2.5
+    eyes: float = 3.3
     """How much more a pixel of the eyes weighs than one of chin and nose."""
     mouth: float = 1.5
     """The same of the mouth."""
@@ -105,7 +105,7 @@ class EmbeddingRecipe:
     """Whether the adversary is the larger one of `Rivals`: for a GPU."""
     continued: bool = False
     """Whether to begin with the network that ships instead of a new one."""
-    margin: float = 1.1
+    margin: float = 1.15
     """Multiplies the distance to keep from oneself (`prepared.MARGINS`)."""
     lookalikes: int = 128
     """Synthetic identities to choose from: those most like the face, by dlib."""
