@@ -113,7 +113,8 @@ def test_kill_9_loses_nothing(album: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("jobs", "times"), [(1, 1), (2, 1), pytest.param(2, 2, marks=pytest.mark.slow)]
+    ("jobs", "times"),
+    [(1, 1), *(pytest.param(2, times, marks=pytest.mark.slow) for times in (1, 2))],
 )
 def test_ctrl_c_ends_the_command_in_order(
     album: Path, tmp_path: Path, jobs: int, times: int

@@ -132,9 +132,8 @@ def test_fsap_stops_at_the_first_picture_beyond_tau(portraits):
         assert one["steps"] == len(before)
 
 
-@pytest.mark.parametrize(
-    ("expression", "share"), [(0, 0.7), pytest.param(3, 0.9, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("expression", "share"), [(0, 0.7), (3, 0.9)])
 def test_keeping_attributes_costs_less_picture_for_as_much_identity(portraits, expression, share):
     options = {"tau": 0.2, "identity_step": 0.05, "iterations": 20, **FREE}
     # 0: the three losses of the paper; a fourth takes its share

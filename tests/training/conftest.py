@@ -10,6 +10,19 @@ from facedeid.errors import OptionError
 from facedeid.faces import align, detect, frame
 from facedeid.models import Recognizer
 
+RUNS = {"trained", "gan", "compact", "paper"}
+"""Fixtures that are a whole small training run, of half a minute."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of whole runs are slow, but for those of the default method's recipe."""
+    for item in items:
+        ours = item.path.parent == Path(__file__).parent
+        quick = item.path.name == "test_embedding_recipe.py"
+        if ours and not quick and RUNS & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory, astronaut, hopper) -> Path:

@@ -16,6 +16,7 @@ from facedeid.training.loop import Options, train
 from facedeid.training.recipes import configured
 
 
+@pytest.mark.slow
 def test_it_learns_where_features_are(photos, tmp_path):
     recipe = configured(
         "landmarks", ["steps=60", "batch=8", "lr=0.003", "changed=4", "warmup=5", "ema=0.5"]

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from facedeid.errors import TrainingError
 from facedeid.losses import ssim
-from facedeid.methods.embedding import COLOUR
 from facedeid.models import CODED, Models, Recognizer, identity_codes, lookalikes
 from facedeid.nets.hiding import Conditioning, EmbeddingNet
 from facedeid.nets.lpips import Lpips
@@ -83,8 +82,8 @@ class EmbeddingRecipe:
     (beards)."""
     colour: float = 60.0
     """Weight of the squared change of colour beside brightness."""
-    kept: float = COLOUR
-    """Share of that change which the losses see, as the method keeps it."""
+    kept: float = 0.6
+    """Share of that change which the losses see; the method keeps half of that."""
     common: float = 100.0
     """Weight of the mean product of the changes of different faces."""
     drift: float = 20.0
