@@ -182,6 +182,7 @@ def test_gradients_of_the_attributes_are_those_of_three_separate_passes(found):
     assert (together == apart).float().mean() > 0.99
 
 
+@pytest.mark.slow
 def test_expression_keeps_landmarks_in_place(portraits):
     crops, points = portraits
     places = []

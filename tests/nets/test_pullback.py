@@ -34,6 +34,7 @@ def test_it_is_the_chain_rule(codes, count):
     assert (ours.sign() == theirs.sign()).float().mean() > 0.999
 
 
+@pytest.mark.slow
 def test_bfloat16_rounds_as_autocast_does(codes):
     codes, gradients = codes[:2], directions(1, 2)
     exact = Traced(PAIR)

@@ -182,6 +182,7 @@ def test_targets_keep_the_teachers_cosines():
         _principal(parts, 16)
 
 
+@pytest.mark.slow
 def test_perceptual_learns_from_lpips(photos, teacher, tmp_path):
     recipe = configured("perceptual", PERCEPTUAL)
     outcome, task = run(recipe, photos, teacher, tmp_path)
