@@ -1,5 +1,7 @@
 """One photo from end to end, judged from outside."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -283,6 +285,21 @@ def test_a_face_that_shows_in_the_opacity_is_not_released(
     settings = Settings(method=create("mask"))
     result = protect_photo(imaging.from_array(photo), settings, models)
     assert result.report.status == status
+
+
+def test_opacity_may_come_back_from_the_file_with_soft_edges(hopper: Array, models: Models) -> None:
+    opaque = np.hypot(*(np.mgrid[:600, :512] - np.array([240, 256])[:, None, None])) < 220
+    photo = imaging.from_array(np.dstack([hopper, np.where(opaque, 255, 0).astype(np.uint8)]))
+    assert not photo.translucent
+
+    @contextmanager
+    def lossy(candidate: imaging.Photo) -> Iterator[imaging.Photo]:
+        values = candidate.to_array()
+        values[..., 3] = np.where(opaque, 250, 3)
+        yield imaging.from_array(values)
+
+    result = protect_photo(photo, Settings(method=create("mask")), models, stage=lossy)
+    assert result.report.status == "protected"
 
 
 def test_what_is_verified_is_the_file(

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from facedeid._cli_console import application, console, counted
+from facedeid._cli_console import application, console
 from facedeid.errors import OptionError
 
 __all__ = ["app"]
@@ -86,6 +86,7 @@ def reset(
 ) -> None:
     """Forget what was spent (and stored faces). What was released stays released."""
     from facedeid.privacy import Ledger
+    from facedeid.report import counted
 
     if (subject is None) != everybody:
         raise OptionError("say whose spends are to be forgotten: a subject, or --all")

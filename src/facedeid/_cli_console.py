@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-__all__ = ["application", "console", "counted", "encodable"]
+__all__ = ["application", "console", "encodable"]
 
 
 def application(**options: Any) -> typer.Typer:
@@ -29,11 +29,6 @@ def console(*, stderr: bool = False, markup: bool = True) -> Console:
     return Console(
         stderr=stderr, highlight=False, soft_wrap=True, markup=markup, emoji=False, width=width
     )
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 photo`, `2 photos`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def encodable() -> None:

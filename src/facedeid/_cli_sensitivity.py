@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from facedeid._cli_console import application, console, counted
+from facedeid._cli_console import application, console
 from facedeid.errors import NoFaceError
 
 __all__ = ["app"]
@@ -43,7 +43,7 @@ def sensitivity(
     from facedeid.faces import align, detect, frame
     from facedeid.models import Models
     from facedeid.privacy import bounded, empirical
-    from facedeid.report import write_whole
+    from facedeid.report import counted, write_whole
 
     if output is not None and os.path.exists(output):  # noqa: PTH110 (nor for long names)
         raise OutputError(f"{output} exists; choose another file")

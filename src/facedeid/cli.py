@@ -22,7 +22,7 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 from facedeid import __version__
-from facedeid._cli_console import application, console, counted, encodable
+from facedeid._cli_console import application, console, encodable
 from facedeid.defaults import METHOD
 from facedeid.errors import FacedeidError, NoFaceError, OptionError
 
@@ -355,7 +355,7 @@ def _write_plan(sources: "Sequence[Source]", path: Path, settings: "Settings") -
 
     from facedeid.batch import selected
     from facedeid.plan import Plan, planned
-    from facedeid.report import write_whole
+    from facedeid.report import counted, write_whole
 
     choose = selected(settings, single=len(sources) == 1, warn=_warn)
     entries = [

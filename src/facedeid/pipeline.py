@@ -313,7 +313,7 @@ def protect_photo(
         return _without_faces(photo, found, settings, stage, clock, unused)
     with clock("verify"):
         places = [item.face.landmarks for item in items]
-        for look, rgb in enumerate(_looks(photo)):
+        for look, rgb in enumerate(_looks(photo, photo.translucent)):
             vectors = [recognizer.embed_photo(rgb, places) for recognizer in recognizers]
             for n, item in enumerate(items):
                 seen = not look or find_again(rgb, item.face, settings.detector) is not None
@@ -368,7 +368,7 @@ def _attempts(
                 with clock("write"):
                     written = stack.enter_context(stage(candidate))
                 with clock("verify"):
-                    _verify(items, written, recognizers, settings)
+                    _verify(items, _looks(written, photo.translucent), recognizers, settings)
                 todo = [item for item in items if not (item.verdict and item.verdict.protected)]
                 last = settings.on_unprotected == "release" and attempt == len(attempts)
                 if todo and not last:
@@ -381,15 +381,12 @@ def _attempts(
 
 def _verify(
     items: Sequence[_Item],
-    written: Photo,
+    looks: Sequence[NDArray[np.uint8]],
     recognizers: Sequence[Recognizer],
     settings: Settings,
 ) -> None:
     """The verdict on each face is that on the first look under which it is not protected."""
-    looks = _looks(written)
     for item in items:
-        if len(looks) == 1:  # of another format, perhaps, which has no transparency
-            looks = looks * len(item.embeddings)
         for rgb, vectors in zip(looks, item.embeddings, strict=True):
             if vectors is None:
                 continue
@@ -406,11 +403,11 @@ def _verify(
                 break
 
 
-def _looks(photo: Photo) -> list[NDArray[np.uint8]]:
-    """The colours of a photo, and what is seen of it on white and on black where it is translucent:
-    a face may hide in the opacity, which stays.
+def _looks(photo: Photo, translucent: bool) -> list[NDArray[np.uint8]]:
+    """The colours of a photo, and what is seen of it on white and on black where the original is
+    translucent: a face may hide in the opacity, which stays.
     """
-    pages = PAGES if photo.translucent else ()
+    pages = PAGES if translucent else ()
     return [photo.rgb8, *(photo.over(level) for level in pages)]
 
 

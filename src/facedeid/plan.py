@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedeid import imaging
-from facedeid.errors import OptionError, PhotoError
+from facedeid.errors import OptionError, PhotoError, WeightsError
 from facedeid.faces import Face, detect, faces_from_boxes
 from facedeid.imaging import Photo
+from facedeid.weights import sha256_of
 
 __all__ = ["SCHEMA", "Choose", "Plan", "planned"]
 
@@ -45,8 +46,8 @@ def planned(
     `choose` says per face whether it is to be protected (None: all), as `batch.selected` gives it.
     """
     try:
-        photo, sha256 = imaging.read(path, first_frame=first_frame), _contents(path)
-    except (PhotoError, OSError) as error:
+        photo, sha256 = imaging.read(path, first_frame=first_frame), sha256_of(path)
+    except (PhotoError, WeightsError) as error:
         return {"photo": relative, "error": str(error), "faces": []}
     found = detect(photo.rgb8, detector=detector, min_face=min_face)
     chosen = [True] * len(found) if choose is None else choose(photo.rgb8, found)
@@ -61,11 +62,6 @@ def planned(
     ]
     size = {"width": photo.width, "height": photo.height}
     return {"photo": relative, **size, "sha256": sha256, "faces": faces}
-
-
-def _contents(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -147,7 +143,7 @@ class Plan:
                     f"{'×'.join(map(str, entry.size or ()))}: not the same photo"
                 )
             source = photo.source
-            if source and entry.sha256 and _contents(source.path) != entry.sha256:
+            if source and entry.sha256 and sha256_of(source.path) != entry.sha256:
                 raise PhotoError(
                     f"{relative} has changed since the plan was written: write the plan again, or "
                     'take its "sha256" out of the plan if the boxes still lie on the faces'

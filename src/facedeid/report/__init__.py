@@ -6,6 +6,7 @@ protection. See docs/report.md for the schema.
 
 from facedeid.report.contact import contact_sheet
 from facedeid.report.journal import Writer, read_records, write_jsonl, write_whole
+from facedeid.report.markup import counted
 from facedeid.report.page import write_html
 from facedeid.report.pictures import difference, encode_previews
 from facedeid.report.records import SCHEMA, latest, record, run_record, summary_record
@@ -14,6 +15,7 @@ __all__ = [
     "SCHEMA",
     "Writer",
     "contact_sheet",
+    "counted",
     "difference",
     "encode_previews",
     "latest",

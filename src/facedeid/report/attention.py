@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from facedeid.report.cards import is_open
-from facedeid.report.markup import Markup, element, name_of
+from facedeid.report.markup import Markup, counted, element, name_of
 
 __all__ = ["attention", "note"]
 
@@ -84,15 +84,15 @@ def attention(
     for status, kind, title, text in ATTENTION:
         found = [photo for photo in photos if photo["status"] == status]
         if found:
-            yield note(kind, f"{title}: {_count(len(found), 'photo')}", text, _names(found))
+            yield note(kind, f"{title}: {counted(len(found), 'photo')}", text, _names(found))
     kept = [p for p in photos if p["released"] and any(f["outcome"] == "kept" for f in p["faces"])]
     if kept:
         text = "These hold faces that were not changed, because of --keep, --only or the plan."
-        yield note("calm", f"Faces kept: {_count(len(kept), 'photo')}", text, _names(kept))
+        yield note("calm", f"Faces kept: {counted(len(kept), 'photo')}", text, _names(kept))
     unused = [{**p, "message": "; ".join(p["unused"])} for p in photos if p.get("unused")]
     if unused:
         text = "Look whether the faces that were meant are the ones that were kept or protected."
-        title = f"--keep or --only names no face: {_count(len(unused), 'photo')}"
+        title = f"--keep or --only names no face: {counted(len(unused), 'photo')}"
         yield note("warn", title, text, _names(unused))
     earlier = [p for p in photos if p.get("earlier")]
     if earlier:
@@ -100,13 +100,13 @@ def attention(
             "--overwrite did not replace these. They may have been made with other settings than "
             "those below."
         )
-        title = f"Results of an earlier run: {_count(len(earlier), 'photo')}"
+        title = f"Results of an earlier run: {counted(len(earlier), 'photo')}"
         yield note("calm", title, text, _names(earlier))
     for warning in run["method"]["warnings"] if run else ():
         yield note("warn", "About the method", warning)
     if photos and not interrupted and not any(map(is_open, photos)):
         text = "In every one, no recogniser matches a protected face in the file as written."
-        yield note("good", f"All {_count(len(photos), 'photo')} protected", text)
+        yield note("good", f"All {counted(len(photos), 'photo')} protected", text)
 
 
 def _names(photos: Sequence[Record]) -> Markup:
@@ -116,7 +116,3 @@ def _names(photos: Sequence[Record]) -> Markup:
     if len(photos) <= FOLD:
         return names
     return element("details", element("summary", f"List of {len(photos):,} photos"), names)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

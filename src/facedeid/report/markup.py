@@ -2,7 +2,7 @@
 
 import html
 
-__all__ = ["Markup", "element", "name_of"]
+__all__ = ["Markup", "counted", "element", "name_of"]
 
 _EMPTY = frozenset({"img", "input", "meta"})
 
@@ -50,3 +50,8 @@ def _printable(text: str) -> str:
 def name_of(photo: str) -> Markup:
     """A file name, kept apart from the direction of the text around it."""
     return element("bdi", photo, class_="name")
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 photo`, `2,000 photos`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
