@@ -151,7 +151,7 @@ def test_ctrl_c_ends_the_command_in_order(
 
 def test_resume_wants_the_same_settings(album: Path, tmp_path: Path) -> None:
     protect_folder(album, tmp_path / "out", "mask")
-    with pytest.raises(OptionError, match="had other settings"):
+    with pytest.raises(OptionError, match=r"had other settings \(method was .Mask.* is .Blur"):
         protect_folder(album, tmp_path / "out", "blur", resume=True)
 
 
@@ -214,7 +214,7 @@ def test_a_reference_photo_that_changed_is_another_setting(album: Path, tmp_path
     first = protect_folder(album, tmp_path / "out", keep=(str(reference),))
     assert first.counts == {"kept": PORTRAITS}
     shutil.copy(album / "1.png", reference)
-    with pytest.raises(OptionError, match="had other settings"):
+    with pytest.raises(OptionError, match=r"had other settings \(a file that they name may"):
         protect_folder(album, tmp_path / "out", keep=(str(reference),), resume=True)
 
 
@@ -269,6 +269,12 @@ def test_globs_links_and_strangers(album: Path, tmp_path: Path) -> None:
     assert len(statuses) == PORTRAITS
     assert sorted(run.ignored) == ["._0.png", "letter.doc"]
     assert run.links == ["loop"]
+    head = read_records(run.output / batch.REPORT_JSONL)[0]
+    assert (head["ignored"], head["links"]) == (run.ignored, run.links)
+    page = run.report_path.read_text()
+    assert "Left alone: 2 files" in page
+    assert "letter.doc" in page
+    assert "Linked: 1 folder" in page
     found = collect([str(album / "[0-2].png")], tmp_path / "out").sources
     assert [s.relative for s in found] == ["0.png", "1.png", "2.png"]
     with_output = collect([album, tmp_path / "out"], tmp_path / "out").sources
@@ -571,7 +577,7 @@ def test_a_run_with_a_plan_does_not_go_on_without_it(album: Path, tmp_path: Path
     run = protect_folder(source, target, "mask", plan=plan)
     assert len(run.done[0].record["faces"]) == 2
     before = (target / "0.png").read_bytes()
-    with pytest.raises(OptionError, match="a plan or none; repeat them"):
+    with pytest.raises(OptionError, match="plan was 'followed' and is 'none'"):
         protect_folder(source, target, "mask", resume=True)
     assert (target / "0.png").read_bytes() == before
     assert protect_folder(source, target, "mask", plan=plan, resume=True).resumed == 1
@@ -671,3 +677,34 @@ def test_a_result_of_which_nothing_could_be_said_goes(
     assert run.counts == {"error": 1}
     assert not run.done[0].record["released"]
     assert photos(tmp_path / "out") == []
+
+
+def test_wishes_that_exclude_each_other_are_refused(album: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="give one of them"):
+        protect_folder(album, tmp_path / "out", "mask", resume=True, overwrite=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_given_twice_is_taken_once(album: Path, tmp_path: Path) -> None:
+    (album / "letter.doc").write_bytes(b"hello")
+    found = collect([album, album / "0.png", str(album / "*.png"), album], tmp_path / "out")
+    assert [source.relative for source in found.sources] == photos(album)
+    assert found.ignored == ["letter.doc"]
+
+
+def test_an_album_ends_with_its_run(album: Path, tmp_path: Path) -> None:
+    who = []
+    for seed in (1, 2):
+        method = "feature-embedding:album=true"
+        run = protect_folder(album / "0.png", tmp_path / f"{seed}", method, seed=seed)
+        who.append(run.done[0].record["faces"][0]["facts"]["identity"])
+    assert who[0] != who[1]
+
+
+def test_one_photo_for_many_workers_leaves_the_threads_of_the_caller(
+    album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(batch.torch, "set_num_threads", asked.append)
+    protect_folder(album / "0.png", tmp_path / "out", "mask", jobs=8)
+    assert asked == []

@@ -96,6 +96,10 @@ def test_nested(tmp_path, wrap):
         ("nested", {"state_dict": {"a": 1}}, "tensors only: a"),
         ("nested", [1, 2], "the file is missing or not a dict"),
         ("nested", {}, "tensors only"),
+        ("nested", {"sparse": torch.eye(2).to_sparse()}, "tensors only: sparse"),
+        ("nested", {"empty": torch.empty(2, device="meta")}, "tensors only: empty"),
+        ("nested", {"bomb": torch.zeros(1).expand(10**13)}, "tensors only: bomb"),
+        ("psp", {"state_dict": STATE, "latent_avg": 3}, "tensors only: latent_avg"),
         ("unknown", {}, "there are: nested, nvidia, psp, rosinality"),
     ],
 )
@@ -373,6 +377,34 @@ def test_a_tensor_beyond_its_data(tmp_path, nvidia, offset, size, stride):
     tensor = Call(torch._utils._rebuild_tensor_v2, storage, offset, size, stride)
     held = network(nvidia, _parameters={"w": tensor})
     with pytest.raises(WeightsError):
+        checkpoints.convert(dumped(tmp_path / "a.pkl", held), "nvidia")
+
+
+class Rebuilt:
+    """A tensor that is described, and then given other attributes."""
+
+    def __init__(self, *attributes):
+        self.attributes = list(attributes)
+
+    def __reduce__(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            function, arguments = torch.ones(6).storage().__reduce__()
+        storage = Call(function, *arguments)
+        return torch._utils._rebuild_tensor_v2, (storage, 0, (2,), (1,)), self.attributes
+
+
+@pytest.mark.parametrize("attributes", [(None, 0, (2,), (1,)), (None, -1, (2,), (1,)), (3,)])
+def test_a_tensor_is_not_changed_after_it_was_described(tmp_path, nvidia, attributes):
+    held = network(nvidia, _parameters={"w": Rebuilt(*attributes)})
+    with pytest.raises(UnsafeCheckpointError, match="tries to change what it has described"):
+        checkpoints.convert(dumped(tmp_path / "a.pkl", held), "nvidia")
+
+
+def test_names_of_temporary_buffers_that_are_none(tmp_path, nvidia):
+    buffers = {"w": nn.Parameter(torch.ones(1))}
+    held = network(nvidia, _buffers=buffers, _non_persistent_buffers_set=5)
+    with pytest.raises(WeightsError, match="_non_persistent_buffers_set is not a set"):
         checkpoints.convert(dumped(tmp_path / "a.pkl", held), "nvidia")
 
 

@@ -14,7 +14,9 @@ from PIL import Image
 from rich.table import Table
 
 from facedeid import __version__
+from facedeid._cli_console import console
 from facedeid.cli import main
+from facedeid.faces import detect
 
 
 def run(*arguments: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -441,3 +443,89 @@ def test_the_module_runs() -> None:
         [sys.executable, "-m", "facedeid", "--version"], capture_output=True, text=True, check=True
     )
     assert result.stdout.startswith("facedeid ")
+
+
+def test_a_plan_that_could_not_be_followed_is_not_written(
+    hopper_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = tmp_path / "plan.json"
+    for wish in (["-m", "noise", "--draws", "2"], ["--album", "-j", "2"]):
+        code, text = run("protect", hopper_path, "--plan", plan, *wish, capsys=capsys)
+        assert code == 2, text
+        assert not plan.exists()
+
+
+def test_a_plan_of_what_could_not_be_read_says_so_with_its_exit_code(
+    wall: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (wall.parent / "torn.jpg").write_bytes(b"\xff\xd8\xff")
+    code, text = run("protect", wall.parent, "--plan", tmp_path / "plan.json", capsys=capsys)
+    assert code == 1
+    assert "torn.jpg" in text
+    assert (tmp_path / "plan.json").exists()
+
+
+def test_a_plan_may_come_back_from_notepad(
+    wall: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = tmp_path / "plan.json"
+    command = ("protect", wall, "-m", "mask", "--plan", plan, "-o", tmp_path / "out")
+    assert run(*command, capsys=capsys)[0] == 0
+    plan.write_bytes(b"\xef\xbb\xbf" + plan.read_bytes())
+    assert run(*command, capsys=capsys)[0] == 4
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize(("stream", "expected"), [("> /dev/full", 1), (">&-", 0)])
+def test_where_nothing_can_be_printed_there_is_no_traceback(stream: str, expected: int) -> None:
+    command = f'"{sys.executable}" -m facedeid --version {stream}'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == expected, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_distance_that_is_no_match_for_its_surroundings_is_marked(
+    hopper_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from facedeid import verification
+
+    match = verification.Match(
+        recognizer="dlib",
+        aligned="original",
+        distance=0.46,
+        threshold=0.6,
+        matched=False,
+        white_box=False,
+        control=0.455,
+    )
+    verdict = verification.Verdict(detected=False, matches=(match,))
+    (face,) = detect(np.asarray(Image.open(hopper_path).convert("RGB")))
+    pair = verification.FacePair(face, verdict, 0.5)
+    monkeypatch.setattr(verification, "compare", lambda *_, **__: [pair])
+    code, text = run("verify", hopper_path, hopper_path, capsys=capsys)
+    assert code == 0
+    assert "0.460 *" in text
+    assert "painted over" in text
+
+
+def test_verify_looks_at_translucent_photos_on_pages(
+    hopper: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the colours there is no face any more; on white the opacity shows it."""
+    crop = hopper[70:420, 110:420]
+    opacity = 255 - crop.min(2)
+    Image.fromarray(np.dstack([crop, opacity])).save(tmp_path / "before.png")
+    Image.fromarray(np.dstack([0 * crop, opacity])).save(tmp_path / "after.png")
+    code, text = run("verify", tmp_path / "before.png", tmp_path / "after.png", capsys=capsys)
+    assert code == 3, text
+    assert "0 on white" in text
+
+
+def test_names_do_not_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("\x9b2J")
+    table.add_row("\x1b[2J")
+    for shown in ("a\x1b[31mb", table):
+        console().print(shown)
+    printed = capsys.readouterr().out
+    assert "a\ufffd[31mb" in printed
+    assert not {"\x1b", "\x9b"} & set(printed)

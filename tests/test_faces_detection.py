@@ -344,6 +344,8 @@ class TestBoxes:
         [
             ((10, 10, 5, 20), "empty"),
             ((1, 2, 3), "left, top, right, bottom"),
+            ("a box", "left, top, right, bottom"),
+            ((1, 2, (3, 4), 5), "left, top, right, bottom"),
             ((0, 0, float("nan"), 9), "left, top, right, bottom"),
             ((600, 0, 700, 50), "outside"),
             ((-2_000, -2_000, 2_000, 2_000), "far larger"),

@@ -141,7 +141,11 @@ def test_facenet_files_may_carry_their_classifier(tmp_path: Path) -> None:
 
 def test_a_psp_file_without_the_mean_that_its_codes_start_from(tmp_path: Path) -> None:
     options = argparse.Namespace(output_size=1024, start_from_latent_avg=True)
-    held = {"state_dict": {"encoder.a": torch.zeros(1)}, "opts": options}
+    state = {
+        "encoder.styles.17.linear.weight": torch.zeros(512, 512),
+        "decoder.convs.15.conv.weight": torch.zeros(1, 32, 32, 3, 3),
+    }
+    held = {"state_dict": state, "opts": options}
     torch.save(held, tmp_path / "published")
     import_checkpoint("psp_ffhq_encode", tmp_path / "published")
     with pytest.raises(WeightsError, match="has no latent_avg"):

@@ -17,7 +17,7 @@ from facedeid import imaging
 from facedeid.errors import NoFaceError, OptionError, OutputError, UnprotectedError
 from facedeid.faces import detect
 from facedeid.methods import METHODS, Deidentified, Method, create
-from facedeid.methods.classical import Blur, Noise
+from facedeid.methods.classical import Blur, Mask, Noise
 from facedeid.models import Models
 from facedeid.pipeline import Protected, Settings, protect, protect_file, protect_photo
 
@@ -186,6 +186,22 @@ def test_faces_may_come_from_the_caller(hopper: Array, models: Models) -> None:
     assert protect(hopper, "mask", faces=[], models=models, on_no_face="skip").photo is None
 
 
+def test_a_reference_photo_may_be_an_animation(
+    hopper: Array, models: Models, tmp_path: Path
+) -> None:
+    moving = tmp_path / "moving.gif"
+    first = Image.fromarray(hopper)
+    first.save(moving, save_all=True, append_images=[first.rotate(5)])
+    result = protect(hopper, "mask", models=models, keep=(str(moving),), first_frame=True)
+    assert result.report.status == "kept"
+
+
+def test_faces_that_lie_beside_the_photo_are_refused(hopper: Array, models: Models) -> None:
+    faces = detect(hopper)
+    with pytest.raises(OptionError, match="lies outside the photo"):
+        protect(hopper[:100, :100].copy(), "mask", faces=faces, models=models)
+
+
 def test_two_people_and_a_choice(
     hopper: Array, astronaut: Array, models: Models, tmp_path: Path
 ) -> None:
@@ -333,6 +349,15 @@ def test_options_that_do_not_exist(hopper: Array) -> None:
         protect(hopper, recognizers=())
     with pytest.raises(OptionError, match="faces_from_boxes"):
         protect(hopper, faces=[(1, 2, 3, 4)])  # type: ignore[list-item]
+    with pytest.raises(OptionError, match="a whole number"):
+        protect(hopper, min_face=24.0)
+    with pytest.raises(OptionError, match="detector must be a text"):
+        protect(hopper, detector=Path("yunet.onnx"))
+    with pytest.raises(OptionError, match="subject must be a name"):
+        protect(hopper, subject=5)
+    for wrong in (None, Mask):
+        with pytest.raises(OptionError, match="method must be a name or a Method"):
+            protect(hopper, wrong)  # type: ignore[arg-type]
 
 
 def test_the_front_door_is_the_pipeline(hopper: Array) -> None:

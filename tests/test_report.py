@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import io
 import json
 import math
@@ -585,3 +586,25 @@ def test_documented_examples_have_the_fields_of_the_records(run):
     (shown,), (real,) = examples[1]["faces"], made[1]["faces"]
     assert list(shown) == list(real)
     assert list(shown["matches"][0]) == list(real["matches"][0])
+
+
+def test_a_page_explains_a_distance_below_the_threshold_that_is_no_match(tmp_path, run):
+    near = dataclasses.replace(match(distance=0.46, aligned="original"), matched=False)
+    assert "painted over" not in page(tmp_path, [run, line("a.jpg", face(near))])
+    judged = dataclasses.replace(near, control=0.455)
+    text = page(tmp_path, [run, line("a.jpg", face(judged))])
+    assert "0.460 is as near (0.455) with the face painted over: no match" in text
+    matched = dataclasses.replace(judged, matched=True)
+    assert "painted over" not in page(tmp_path, [run, line("a.jpg", face(matched))])
+
+
+@pytest.mark.parametrize("values", [np.uint16, np.int32, np.float32])
+def test_a_contact_sheet_shows_deep_photos_as_they_look(tmp_path, values):
+    grey = np.full((40, 60), 0.5, np.float32)
+    grey[:20] = 0.1
+    levels = {np.uint16: 65535, np.int32: 65535, np.float32: 1}[values]
+    Image.fromarray((grey * levels).astype(values)).save(tmp_path / "deep.tif")
+    report.contact_sheet([tmp_path / "deep.tif"], tmp_path / "sheet.jpg", height=40)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.jpg"))
+    assert np.abs(sheet[5:15, 5:-5].astype(int) - 26).max() < 8
+    assert np.abs(sheet[25:35, 5:-5].astype(int) - 128).max() < 8

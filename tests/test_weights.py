@@ -347,6 +347,17 @@ def test_a_generator_of_another_size_is_not_trusted_on_first_use(
     assert import_checkpoint(other, tmp_path / "published.pt").state == "verified"
 
 
+@pytest.mark.parametrize("side", [256, None])
+def test_what_is_no_psp_is_not_trusted_on_first_use(side, store, tmp_path):
+    state = {"encoder.styles.17.linear.weight": torch.zeros(512, 512)}
+    if side:
+        state["decoder.convs.11.conv.weight"] = torch.zeros(1, 128, 128, 3, 3)
+    torch.save({"state_dict": state if side else STATE}, tmp_path / "other.pt")
+    with pytest.raises(WeightsError, match=rf"^{tmp_path}/other\.pt is not psp_ffhq_encode: its"):
+        import_checkpoint("psp_ffhq_encode", tmp_path / "other.pt")
+    assert weights.status("psp_ffhq_encode").sha256 is None
+
+
 def test_the_file_of_another_checkpoint_is_not_taken(register, tmp_path, monkeypatch):
     known = register(sha256=None)
     both = {"x": known, "y": replace(known, name="y", filename="y.bin", sha256=SHA)}

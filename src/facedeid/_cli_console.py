@@ -2,10 +2,11 @@
 
 import io
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 __all__ = ["application", "console", "encodable"]
 
@@ -20,13 +21,25 @@ def application(**options: Any) -> typer.Typer:
     )
 
 
+class _Console(Console):
+    """Names of files come from anywhere: what a terminal would obey is shown as a mark."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(text.translate(_OBEYED), **options)
+
+
+_OBEYED = dict.fromkeys((0x1B, 0x9B), "\ufffd")
+"""What begins a sequence that colours, clears or renames a terminal."""
+
+
 def console(*, stderr: bool = False, markup: bool = True) -> Console:
     """A console on stdout, wide where that is no terminal, or on stderr.
 
     Names and paths come out as they are, `:car:` without a picture.
     """
-    width = None if stderr or sys.stdout.isatty() else 200
-    return Console(
+    stdout: TextIO | None = sys.stdout  # None where a shell has closed it
+    width = None if stderr or (stdout is not None and stdout.isatty()) else 200
+    return _Console(
         stderr=stderr, highlight=False, soft_wrap=True, markup=markup, emoji=False, width=width
     )
 

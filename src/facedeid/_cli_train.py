@@ -1,6 +1,7 @@
 """`facedeid train`: one recipe, time-boxed, resumable."""
 
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -42,7 +43,11 @@ def train(
         Path | None, typer.Option("-o", "--output", help="Folder. Without: facedeid-train/RECIPE.")
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="Stop and save after 90s, 8m, 1.5h; run again to go on.")
+        str | None,
+        typer.Option(
+            help="Stop and save after 90s, 8m, 1.5h, from the start of the command; run again to "
+            "go on."
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -65,7 +70,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a network, or go on where the last run in the same folder stopped."""
-
+    begun = time.monotonic()
     from facedeid.models import device_of
     from facedeid.training.data import load_faces
     from facedeid.training.loop import Options, seconds
@@ -94,6 +99,7 @@ def train(
         options = Options(
             out=place,
             budget=allowed,
+            begun=begun,
             device=device,
             bf16=bf16,
             seed=seed,

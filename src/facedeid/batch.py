@@ -44,6 +44,7 @@ __all__ = [
     "Found",
     "Run",
     "Source",
+    "check_together",
     "collect",
     "protect_folder",
     "selected",
@@ -140,19 +141,20 @@ def collect(inputs: Sequence[str | Path], output: Path | None) -> Found:
     """Photos among files, folders (recursively) and glob patterns.
 
     A file given by name keeps its name in the output folder, one found in a folder its path below
-    that folder. The output folder is left out (None: nothing will be written).
+    that folder; one that is given twice is taken once. The output folder is left out (None: nothing
+    will be written).
 
     Raises:
         OptionError: an input does not exist or is the output folder, or nothing was given.
         OutputError: two inputs would be written to the same place, or one onto an input.
     """
     found = Found()
-    for given in inputs:
-        for path in _expanded(str(given)):
-            if path.is_dir() and not _is(path, output):
-                _walk(path, output, found)
-            elif not path.is_dir():
-                found.sources.append(Source(path, path.name))
+    for path in dict.fromkeys(path for given in inputs for path in _expanded(str(given))):
+        if path.is_dir() and not _is(path, output):
+            _walk(path, output, found)
+        elif not path.is_dir():
+            found.sources.append(Source(path, path.name))
+    found.sources = list(dict.fromkeys(found.sources))
     if not found.sources:
         for given in inputs:
             if os.path.isdir(given) and _is(Path(given), output):  # noqa: PTH112 (nor long names)
@@ -261,12 +263,14 @@ class _Manifest:
         self.earlier: dict[str, Done] = {}
         """From before the run was started over; for the report, and not to be gone on with."""
         self.digest: str | None = None
+        self.settings: Mapping[str, Any] = {}
         self.under_way: dict[str, tuple[int, int] | None] = {}
         """Photos begun by this run and not done, and what was there before (see `_identity`)."""
         there = os.path.exists(path)  # noqa: PTH110 (no error where it cannot be seen)
         for line in report.read_records(path) if there else ():
             if line["type"] == "run":
                 self.digest = line["digest"]
+                self.settings = line.get("settings", {})  # earlier versions did not say
             elif line["type"] == "begun":
                 self.ours.add(line["photo"])
             elif line["type"] in ("done", "earlier"):
@@ -592,23 +596,28 @@ def protect_folder(
         PrivacyError: before anything is written, OpenDP is not installed.
         FacedeidError: a worker process died.
     """
-    if jobs < 1:
-        raise OptionError(f"--jobs must be at least 1, got {jobs}")
-    if draws < 1 or (draws > 1 and plan is not None):
-        raise OptionError("--draws must be at least 1, and exactly 1 with a plan")
     settings = Settings.of(method, options)
+    check_together(
+        settings,
+        jobs=jobs,
+        draws=draws,
+        resume=resume,
+        overwrite=overwrite,
+        planned=plan is not None,
+    )
     if plan is not None and (settings.keep or settings.only):
         raise OptionError(
             'the plan says which faces are protected: edit "protect" in it, and leave out --keep '
             "and --only"
         )
-    if (jobs > 1 or resume) and settings.method.options().get("album"):
-        raise OptionError("an album is remembered by one process: leave out --jobs and --resume")
+    if settings.method.options().get("album"):
+        _models.pop(settings.device, None)  # it remembers the people of an earlier run
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     folder = Path(output)
     found = collect(given, folder)
     sources = found.sources
-    head = _head(settings, single=len(sources) == 1)
+    head = _head(settings, found)
+    said = _said(head, planned=plan is not None)
     sheets: list[str] = []
     if draws > 1:
         sheets = [_sheet(source.relative) for source in sources]
@@ -618,8 +627,9 @@ def protect_folder(
         folder,
         sources,
         sheets,
-        head,
+        said,
         digest,
+        started=head["started"],
         resume=resume,
         overwrite=overwrite,
         private=report_originals,
@@ -638,6 +648,7 @@ def protect_folder(
         run.resumed = len(run.done)
         if started is not None:
             started(len(sources), run.resumed)
+        workers = min(jobs, len(todo))
         work = [
             _Job(
                 source=source,
@@ -647,11 +658,10 @@ def protect_folder(
                 originals=report_originals,
                 replace=source.relative in manifest.ours,
                 unprotected=manifest.unprotected(source.relative),
-                threads=max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None,
+                threads=max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None,
             )
             for source in todo
         ]
-        workers = min(jobs, len(work))
         with (
             _Interrupts(workers) as asked,
             contextlib.closing(
@@ -683,6 +693,24 @@ def protect_folder(
     if draws > 1:
         _write_sheets(run, draws)
     return run
+
+
+def check_together(
+    settings: Settings, *, jobs: int, draws: int, resume: bool, overwrite: bool, planned: bool
+) -> None:
+    """Whether a run can be as asked, `planned` being one that follows a plan.
+
+    Raises:
+        OptionError: a number is too small, or wishes exclude each other.
+    """
+    if jobs < 1:
+        raise OptionError(f"--jobs must be at least 1, got {jobs}")
+    if draws < 1 or (draws > 1 and planned):
+        raise OptionError("--draws must be at least 1, and exactly 1 with a plan")
+    if resume and overwrite:
+        raise OptionError("--resume goes on and --overwrite starts over: give one of them")
+    if (jobs > 1 or resume) and settings.method.options().get("album"):
+        raise OptionError("an album is remembered by one process: leave out --jobs and --resume")
 
 
 def _drawn(sources: Sequence[Source], draws: int, output: Path) -> list[Source]:
@@ -724,15 +752,28 @@ def _begin(manifest: _Manifest, job: _Job) -> None:
         manifest.begin(job.source.relative)
 
 
-def _head(settings: Settings, *, single: bool) -> dict[str, Any]:
+def _head(settings: Settings, found: Found) -> dict[str, Any]:
     """First line of the report, once it is clear that the settings can be followed."""
     models = Models(settings.device)
     settings.method.ready(models)
     recognizers = models.recognizers(settings.recognizers)
     for recognizer in recognizers:
         recognizer.threshold(settings.require)
-    _selected(settings, recognizers, single=single)
-    return report.run_record(settings, recognizers)
+    _selected(settings, recognizers, single=len(found.sources) == 1)
+    return report.run_record(settings, recognizers, ignored=found.ignored, links=found.links)
+
+
+def _said(head: Mapping[str, Any], *, planned: bool) -> dict[str, Any]:
+    """The settings as the report has them."""
+    plan = "followed" if planned else "none"
+    return {"method": head["method"]["repr"], **head["settings"], "plan": plan}
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Which settings are others than before, in words."""
+    names = [name for name in before if name in now and before[name] != now[name]]
+    said = [f"{name} was {before[name]!r} and is {now[name]!r}" for name in names]
+    return "; ".join(said) or "a file that they name may have changed"
 
 
 def selected(
@@ -767,7 +808,13 @@ def selected(
 
 
 def _selected(settings: Settings, recognizers: Sequence[Recognizer], *, single: bool) -> Selection:
-    selection = Selection.of(settings.keep, settings.only, recognizers)
+    selection = Selection.of(
+        settings.keep,
+        settings.only,
+        recognizers,
+        detector=settings.detector,
+        first_frame=settings.first_frame,
+    )
     if selection.of_one_photo and not single:
         raise OptionError(
             "a face's number or region means something in one photo only: give a single photo, "
@@ -789,9 +836,10 @@ def _opened(
     folder: Path,
     sources: Sequence[Source],
     sheets: Sequence[str],
-    head: Mapping[str, Any],
+    said: Mapping[str, Any],
     digest: str,
     *,
+    started: str,
     resume: bool,
     overwrite: bool,
     private: bool,
@@ -814,8 +862,8 @@ def _opened(
     manifest = _Manifest(path)
     if resume and manifest.digest not in (None, digest):
         raise OptionError(
-            "--resume: the interrupted run had other settings (see the first line of "
-            f"{folder / REPORT_JSONL}), a plan or none; repeat them, or start over with --overwrite"
+            "--resume: the interrupted run had other settings "
+            f"({_differing(manifest.settings, said)}); repeat them, or start over with --overwrite"
         )
     for sheet in sheets:
         if sheet not in manifest.ours and os.path.lexists(folder / sheet):
@@ -828,7 +876,7 @@ def _opened(
         for name in (REPORT_HTML, REPORT_JSONL):
             _delete(folder / name)  # if this run is killed, it says too little
         if manifest.digest is None:
-            manifest.append("run", digest=digest, started=head["started"])
+            manifest.append("run", digest=digest, started=started, settings=said)
         for sheet in sheets:
             if sheet not in manifest.ours:
                 manifest.append("begun", photo=sheet)

@@ -7,11 +7,13 @@ had no face, or none of those to protect, and was not released; 130 interrupted.
 at once.
 """
 
+import errno
 import math
 import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from facedeid.batch import Done, Run, Source
     from facedeid.methods import Method
     from facedeid.pipeline import Settings
+    from facedeid.verification import Match
 
 __all__ = ["app", "main"]
 
@@ -169,7 +172,7 @@ def protect(
     device: Device = "cpu",
 ) -> None:
     """Write a protected copy of every photo, and a report."""
-    from facedeid.batch import collect, protect_folder
+    from facedeid.batch import check_together, collect, protect_folder
     from facedeid.methods import parse
     from facedeid.pipeline import Settings
     from facedeid.plan import Plan
@@ -199,11 +202,14 @@ def protect(
             "only": tuple(only or ()),
             "device": device,
         }
+        settings = Settings.of(chosen, options)
+        check_together(
+            settings, jobs=jobs, draws=draws, resume=resume, overwrite=overwrite, planned=True
+        )
         found = collect(inputs, output)
         if found.links:
             _warn(found.linked)
-        _write_plan(found.sources, plan, Settings.of(chosen, options))
-        return
+        raise typer.Exit(_write_plan(found.sources, plan, settings))
     with _Progress() as progress:
         run = protect_folder(
             inputs,
@@ -310,6 +316,9 @@ LABELS = {
 }
 
 
+LEFT_ALONE = "files that are no photos, left alone (or of kinds not handled; the report lists them)"
+
+
 def _summary(run: "Run") -> None:
     from facedeid.batch import NOT_FOLLOWED
 
@@ -319,7 +328,7 @@ def _summary(run: "Run") -> None:
         if counts[status]:
             table.add_row(str(counts[status]), label)
     if run.ignored:
-        table.add_row(str(len(run.ignored)), "files that are no photos, left alone")
+        table.add_row(str(len(run.ignored)), LEFT_ALONE)
     if run.links:
         table.add_row(str(len(run.links)), NOT_FOLLOWED)
     if run.earlier:
@@ -350,7 +359,8 @@ def _exit_code(run: "Run", on_no_face: str) -> int:
     return NO_FACE if without else 0
 
 
-def _write_plan(sources: "Sequence[Source]", path: Path, settings: "Settings") -> None:
+def _write_plan(sources: "Sequence[Source]", path: Path, settings: "Settings") -> int:
+    """The exit code: whether every photo could be read."""
     from rich.progress import track
 
     from facedeid.batch import selected
@@ -380,6 +390,7 @@ def _write_plan(sources: "Sequence[Source]", path: Path, settings: "Settings") -
             out.print(f"[yellow]no face found in {escape(entry['photo'])}[/]")
     without = ", without --keep and --only" if settings.keep or settings.only else ""
     out.print(f"correct {escape(str(path))}, then run the same command again{without}")
+    return FAILED if any("error" in entry for entry in entries) else 0
 
 
 @app.command()
@@ -398,23 +409,26 @@ def verify(
     from facedeid.models import Models
     from facedeid.verification import compare
 
-    before = imaging.read(original, first_frame=first_frame).rgb8
-    after = imaging.read(protected, first_frame=first_frame).rgb8
-    if before.shape != after.shape:
+    before = imaging.read(original, first_frame=first_frame)
+    after = imaging.read(protected, first_frame=first_frame)
+    if before.rgb.shape != after.rgb.shape:
         raise OptionError(
-            f"{original} has {before.shape[1]}×{before.shape[0]} pixels, {protected} "
-            f"{after.shape[1]}×{after.shape[0]}: faces are compared place by place, so both must "
+            f"{original} has {before.width}×{before.height} pixels, {protected} "
+            f"{after.width}×{after.height}: faces are compared place by place, so both must "
             "have the same size"
         )
-    pairs = compare(
-        before,
-        after,
-        Models(device),
-        recognizer,
-        require=require,
-        detector=detector,
-        min_face=min_face,
-    )
+    looks = [("", before.rgb8, after.rgb8)]
+    if before.translucent or after.translucent:  # a face may show in the opacity
+        pages = {" on white": 255, " on black": 0}
+        looks += [(name, before.over(level), after.over(level)) for name, level in pages.items()]
+    models = Models(device)
+    options: Any = {"require": require, "detector": detector, "min_face": min_face}
+    found = [
+        (f"{number}{page}", pair)
+        for page, one, other in looks
+        for number, pair in enumerate(compare(one, other, models, recognizer, **options))
+    ]
+    pairs = [pair for _, pair in found]
     if not pairs:
         err.print(f"no face was found in {escape(str(original))}")
         raise typer.Exit(NO_FACE)
@@ -423,27 +437,37 @@ def verify(
         table.add_column(head, overflow="fold")
     for head in ("recogniser", "aligned", "distance", "threshold"):
         table.add_column(head, overflow="fold")
-    for number, pair in enumerate(pairs):
+    for number, pair in found:
         box = ",".join(str(round(v)) for v in pair.face.box)
         outcome = pair.verdict.outcome + (" (they disagree)" if pair.verdict.disagreement else "")
         change = f"{pair.perceptual:.3f}"
         for match in pair.verdict.matches:
             color = "red" if match.matched else "green"
             table.add_row(
-                str(number),
+                number,
                 box,
                 outcome,
                 change,
                 escape(match.recognizer),
                 match.aligned,
-                f"[{color}]{match.distance:.3f}[/]",
+                f"[{color}]{match.distance:.3f}[/]{_control(match)}",
                 f"{match.threshold:g}",
             )
-            number, box, outcome, change = "", "", "", ""  # type: ignore[assignment]
+            number, box, outcome, change = "", "", "", ""
     out.print(table)
+    if any(_control(match) for pair in pairs for match in pair.verdict.matches):
+        out.print(CONTROL)
     matched = sum(not pair.verdict.protected for pair in pairs)
     out.print(f"{matched} of {len(pairs)} faces are still matched")
     raise typer.Exit(UNPROTECTED if matched else 0)
+
+
+CONTROL = "* as near with the face painted over: hair or surroundings make it, so it is no match"
+
+
+def _control(match: "Match") -> str:
+    """A mark where a distance below the threshold is no match."""
+    return " *" if not match.matched and match.distance < match.threshold else ""
 
 
 @app.command()
@@ -512,3 +536,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         err.print("interrupted")
         sys.exit(INTERRUPTED)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        with suppress(OSError):
+            err.print(f"[red]error:[/] what is to be said cannot be written: {error.strerror}")
+        sys.exit(FAILED)

@@ -116,6 +116,11 @@ class Settings:
         ):
             if value not in allowed:
                 raise OptionError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        if not isinstance(self.method, Method):
+            raise OptionError(f"method must be a name or a Method, got {self.method!r}")
+        for name, text in (("detector", self.detector), ("require", self.require)):
+            if not isinstance(text, str):
+                raise OptionError(f"{name} must be a text, got {text!r}")
         for name, words in (("keep", self.keep), ("only", self.only)):
             if not (isinstance(words, tuple) and all(isinstance(word, str) for word in words)):
                 raise OptionError(f"{name} must be a tuple of texts, got {words!r}")
@@ -129,11 +134,14 @@ class Settings:
                 f"{self.method.name} takes no seed: noise that can be repeated is not private "
                 "(for tests there is the option seeded=true)"
             )
-        if self.subject is not None and not (self.subject and self.subject != "*"):
+        subject = self.subject
+        if subject is not None and not (isinstance(subject, str) and subject not in ("", "*")):
             raise OptionError("subject must be a name, folder or cluster")
         finder(self.detector)
         if not (isinstance(self.min_face, int) and self.min_face >= SMALLEST):
-            raise OptionError(f"min_face must be {SMALLEST} pixels or more, got {self.min_face}")
+            raise OptionError(
+                f"min_face must be a whole number, {SMALLEST} pixels or more, got {self.min_face}"
+            )
 
     @classmethod
     def of(cls, method: "str | Method", options: Mapping[str, Any]) -> "Settings":
@@ -287,9 +295,12 @@ def protect_photo(
         in the report only; raising is up to the caller (see `protect`).
 
     Raises:
+        OptionError: a face that was given lies outside the photo.
         PrivacyError: a budget is spent; nothing was written.
     """
     clock = clock or _Clock()
+    for face in faces or ():
+        _check_place(photo, face)
     with clock("detect"):
         found = (
             list(faces)
@@ -300,7 +311,13 @@ def protect_photo(
     for recognizer in recognizers:
         recognizer.threshold(settings.require)  # before anything is charged
     settings.method.ready(models)
-    selection = Selection.of(settings.keep, settings.only, recognizers)
+    selection = Selection.of(
+        settings.keep,
+        settings.only,
+        recognizers,
+        detector=settings.detector,
+        first_frame=settings.first_frame,
+    )
     unused: tuple[str, ...] = ()
     if protect is None:
         protect, unused = selection.choose(photo.rgb8, found), selection.unused(found)
@@ -335,6 +352,16 @@ def protect_photo(
         for item in items:
             item.perceptual = perceptual_change(photo.rgb, written.rgb, item.face, models)
     return _finished(photo, found, items, released, written, settings, clock, charges, unused)
+
+
+def _check_place(photo: Photo, face: Face) -> None:
+    """What lies beside the photo would count as protected, with nothing changed."""
+    left, top, right, bottom = face.box
+    if not (left < photo.width and top < photo.height and right > 0 and bottom > 0):
+        raise OptionError(
+            f"the face at {tuple(round(v, 1) for v in face.box)} lies outside the photo, which has "
+            f"{photo.width}×{photo.height} pixels: it must be given in pixels of this very photo"
+        )
 
 
 def _attempts(

@@ -92,7 +92,7 @@ class Plan:
             OptionError: it cannot be read, or an entry is not as it should be; says which.
         """
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = json.loads(path.read_text(encoding="utf-8-sig"))  # Notepad may mark it so
         except (OSError, ValueError, RecursionError) as error:
             raise OptionError(f"cannot read the plan {path}: {error}") from error
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
@@ -133,7 +133,10 @@ class Plan:
         def find(photo: Photo) -> Found:
             entry = self.entries.get(relative)
             if entry is None:
-                raise PhotoError(f"{relative} is not in the plan; write the plan again")
+                raise PhotoError(
+                    f"{relative} is not in the plan: add it there, or move the plan away and write "
+                    "it again"
+                )
             if entry.error is not None:
                 raise PhotoError(f"{relative} could not be read for the plan: {entry.error}")
             size = (photo.width, photo.height)

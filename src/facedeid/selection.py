@@ -33,9 +33,17 @@ class Selection:
 
     @classmethod
     def of(
-        cls, keep: Sequence[str], only: Sequence[str], recognizers: Sequence[Recognizer]
+        cls,
+        keep: Sequence[str],
+        only: Sequence[str],
+        recognizers: Sequence[Recognizer],
+        *,
+        detector: str = "hog",
+        first_frame: bool = False,
     ) -> "Selection":
         """Read `--keep` and `--only`: numbers, `left,top,right,bottom`, or paths.
+
+        Reference photos are searched with `detector`; of animations `first_frame` takes the first.
 
         Raises:
             OptionError: neither of these, or a reference photo that cannot be read or has not
@@ -48,7 +56,8 @@ class Selection:
             elif (region := _region(text)) is not None:
                 regions.append(region)
             elif os.path.isfile(text):  # noqa: PTH113 (no error for names that are too long)
-                people.append(_person(text, Path(text).stat().st_mtime_ns, tuple(recognizers)))
+                changed = Path(text).stat().st_mtime_ns
+                people.append(_person(text, changed, tuple(recognizers), detector, first_frame))
             else:
                 raise OptionError(
                     f"cannot tell which face {text!r} means: give its number, a region as "
@@ -123,13 +132,19 @@ def _region(text: str) -> Region | None:
 
 
 @lru_cache(maxsize=64)
-def _person(path: str, changed: int, recognizers: tuple[Recognizer, ...]) -> tuple[Tensor, ...]:
+def _person(
+    path: str,
+    changed: int,
+    recognizers: tuple[Recognizer, ...],
+    detector: str,
+    first_frame: bool,
+) -> tuple[Tensor, ...]:
     """Embeddings of the one face in a photo; `changed` renews what is remembered of it."""
     try:
-        rgb = imaging.read(path).rgb8
+        rgb = imaging.read(path, first_frame=first_frame).rgb8
     except PhotoError as error:
         raise OptionError(f"a reference photo cannot be read: {error}") from error
-    found = detect(rgb)
+    found = detect(rgb, detector=detector)
     if len(found) != 1:
         raise OptionError(
             f"{path}: a reference photo must show exactly one face, {len(found)} were found"

@@ -48,7 +48,11 @@ def test_lfw_wherever_the_photos_and_the_pairs_lie(lfw, tmp_path):
     shutil.copy(tmp_path / "other" / "lfw.tar", alone)
     shutil.copy(lfw / "pairs.txt", alone)
     inside = load(f"lfw:{alone}")  # a folder that holds the archive
-    for other in (nested, packed, inside):
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "photos").symlink_to(moved)
+    (moved.parent / "pairs.txt").rename(tmp_path / "linked" / "pairs.txt")
+    linked = load(f"lfw:{tmp_path / 'linked' / 'photos'}")  # pairs beside the link
+    for other in (nested, packed, inside, linked):
         assert (other.keys, other.pairs) == (usual.keys, usual.pairs)
         np.testing.assert_array_equal(other.read(other.keys[3]), usual.read(usual.keys[3]))
         assert other.stamp(other.keys[3]) == usual.stamp(usual.keys[3])
@@ -91,6 +95,7 @@ def test_lfw_that_is_not_whole(lfw):
         ("Ann_A\t1\tx\n", "line 1: not a pair: Ann_A 1 x"),
         ("1\nAnn_A\t1\t2\nAnn_A\n", "line 3: not a pair"),
         ("\n", "names no pairs"),
+        ("Ann_A\t1\tBea_B\t2\n", "names no pair of one person"),
         ("Ann_A\t1\t2\nAnn_A\t1\t01\n", "line 2: a photo with itself: Ann_A 1 01"),
         ("Ann_A\t1\t2\nAnn_A\t1\tAnn_A\t2\n", "line 2: one person as two"),
     ],
@@ -177,6 +182,38 @@ def test_a_folder_per_person(lfw):
     assert dataset.people(5) == {}
     for path in lfw.rglob("*_000[234].jpg"):
         path.unlink()
+    with pytest.raises(OptionError, match="no person has two photos"):
+        load(f"people:{lfw}")
+
+
+def test_impostor_pairs_are_different_ones_either_way_round(lfw):
+    (lfw / "pairs.txt").unlink()
+    rgb = np.asarray(Image.open(lfw / "Ann_A" / "Ann_A_0001.jpg"))
+    for number in range(2, 13):
+        Image.fromarray(rgb + np.uint8(number)).save(lfw / "Ann_A" / f"Ann_A_{number:04d}.jpg")
+    for number in (2, 3, 4):
+        (lfw / "Bea_B" / f"Bea_B_000{number}.jpg").unlink()
+    impostor = load(f"people:{lfw}").impostor()
+    assert len(impostor) == len({frozenset((pair.first, pair.second)) for pair in impostor}) == 11
+
+
+def test_a_copy_of_a_photo_is_no_other_photo(lfw):
+    (lfw / "pairs.txt").unlink()
+    before = load(f"people:{lfw}")
+    first = lfw / "Ann_A" / "Ann_A_0001.jpg"
+    shutil.copy(first, lfw / "Ann_A" / "Ann_A_0001 (1).jpg")
+    (lfw / "Ann_A" / "more").mkdir()
+    shutil.copy(first, lfw / "Ann_A" / "more" / "x.jpg")
+    shutil.copy(first, lfw / "Bea_B" / "Ann.jpg")  # perhaps she is on it too
+    (lfw / "Ann_A" / "Ann_A_0002.jpg").write_bytes(b"?" * first.stat().st_size)
+    found = load(f"people:{lfw}")
+    assert set(found.keys) - set(before.keys) == {"Ann_A/Ann_A_0001 (1).jpg", "Bea_B/Ann.jpg"}
+    assert set(before.keys) - set(found.keys) == {"Ann_A/Ann_A_0001.jpg"}
+    for person in (lfw / "Ann_A", lfw / "Bea_B"):
+        shutil.rmtree(person)
+        (person / "a").mkdir(parents=True)
+        (person / "1.jpg").write_bytes(b"the same")
+        (person / "a" / "1.jpg").write_bytes(b"the same")
     with pytest.raises(OptionError, match="no person has two photos"):
         load(f"people:{lfw}")
 

@@ -57,17 +57,30 @@ def test_of_two_faces_the_middle_one_in_lfw_and_the_larger_one_elsewhere(
     lfw, models, tmp_path, astronaut, known
 ):
     dataset, _ = known
-    wide = np.full((SIDE, 600, 3), 128, np.uint8)
-    wide[:, 225:475] = dataset.read("Bea_B/Bea_B_0001.jpg")
+    wide = np.full((SIDE, 690, 3), 128, np.uint8)
+    wide[:, 440:] = dataset.read("Bea_B/Bea_B_0001.jpg")
     small = np.asarray(Image.fromarray(dataset.read(dataset.keys[0])).resize((180, 180)))
-    wide[35:215, 20:200] = small
+    wide[35:215, 255:435] = small
     key = "Ann_A/Ann_A_0001.jpg"
-    Image.fromarray(wide[:, :460]).save(lfw / key, quality=98)  # its middle: the small one's side
+    Image.fromarray(wide).save(lfw / key, quality=98)
     larger = Originals(load(f"people:{lfw}"), models, tmp_path / "a").face(key)
-    assert larger.landmarks[:, 0].mean() > 300
-    Image.fromarray(wide[:, :330]).save(lfw / key, quality=98)
+    assert larger.landmarks[:, 0].mean() > 500
     middle = Originals(load(f"lfw:{lfw}"), models, tmp_path / "a").face(key)
-    assert middle.landmarks[:, 0].mean() < 200
+    assert found(middle)
+    assert 300 < middle.landmarks[:, 0].mean() < 390
+
+
+def test_a_bystander_is_not_taken_for_the_person(lfw, models, tmp_path, known):
+    dataset, _ = known
+    aside = np.full((SIDE, 500, 3), 128, np.uint8)
+    aside[:, :250] = dataset.read("Bea_B/Bea_B_0001.jpg")
+    key = "Ann_A/Ann_A_0001.jpg"
+    Image.fromarray(aside).save(lfw / key, quality=98)
+    assert found(Originals(load(f"people:{lfw}"), models, tmp_path / "a").face(key))
+    face = Originals(load(f"lfw:{lfw}"), models, tmp_path / "a").face(key)
+    assert not found(face)
+    off = face.landmarks.mean(0) - usual_landmarks().mean(0)
+    np.testing.assert_allclose(off, (125, 0), atol=1e-9)
 
 
 def test_what_was_found_is_kept(lfw, models, tmp_path, monkeypatch):

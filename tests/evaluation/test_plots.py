@@ -314,3 +314,9 @@ def test_a_grid_file_is_private_and_marked(tmp_path, faces):
     assert path.stat().st_mode & 0o077 == 0
     assert grids.identifies(path)
     assert not grids.identifies(plots.save(plots.cmc(CURVES), tmp_path, "cmc"))
+
+
+def test_a_large_grid_is_known_as_one(tmp_path, faces, monkeypatch):
+    path = grids.write_grid(tmp_path / "grid.png", grids.picture_grid([(faces[0], {})]))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow's, beyond which it refuses
+    assert grids.identifies(path)

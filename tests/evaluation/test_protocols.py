@@ -229,15 +229,22 @@ def test_people_for_ranks_are_the_first_with_three_faces():
     keys = {
         "a": ("a1", "a2"),
         "b": ("b1", "b2", "b3"),
-        "c": ("c1", "c2", "c3", "c4"),
+        "c": ("c1", "c2", "c3", "c4", "c5"),
         "d": PHOTOS[3],
     }
     dataset = SimpleNamespace(
         people=lambda least: {k: v for k, v in keys.items() if len(v) >= least}
     )
-    originals = SimpleNamespace(face=lambda key: None if key in ("b2", "c1") else "face")
+    searched = []
+
+    def face(key):
+        searched.append(key)
+        return None if key in ("b2", "c1") else "face"
+
+    originals = SimpleNamespace(face=face)
     assert ranked_people(dataset, originals, 9) == (("c2", "c3", "c4"), PHOTOS[3])
     assert ranked_people(dataset, originals, 1) == (("c2", "c3", "c4"),)
+    assert "c5" not in searched  # of many photos no more than are wanted
 
 
 # intervals ----------------------------------------------------------------------------------

@@ -118,6 +118,41 @@ def test_a_damaged_release_is_made_again(known, made, damage):
     np.testing.assert_array_equal(np.asarray(Image.open(path)), wanted)
 
 
+def test_a_large_release_is_read_again(known, made, monkeypatch):
+    key = known[0].keys[0]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow's, beyond which it refuses
+    wanted = made("noise").photo(key)
+    sizes = calls(monkeypatch)
+    np.testing.assert_array_equal(made("noise").photo(key), wanted)
+    assert not sizes
+
+
+def test_a_long_name_is_no_obstacle(lfw_made, models, tmp_path):
+    keys = ["x" * 251 + ".jpg", "x" * 250 + "y.jpg", "é" * 125 + ".jpg"]
+    (tmp_path / "photos").mkdir()
+    for key, number in zip(keys, (1, 2, 3), strict=True):
+        shutil.copy(lfw_made / "Ann_A" / f"Ann_A_000{number}.jpg", tmp_path / "photos" / key)
+    dataset = load(f"photos:{tmp_path / 'photos'}")
+    assert set(dataset.keys) == set(keys)
+    originals = Originals(dataset, models, tmp_path / "cache")
+    made = [
+        Releases(dataset, originals, parse("noise:sigma=5"), models, tmp_path / "cache")
+        for _ in range(2)
+    ]
+    for key in keys:
+        off = np.abs(made[0].photo(key).astype(int) - dataset.read(key)).mean()
+        assert 0 < off < 5
+    assert all(made[1].told(key) for key in keys)
+
+
+def test_few_photos_are_held_in_memory(known, made):
+    releases = made("noise")
+    for key in known[0].keys:
+        releases.photo(key)
+    assert len(releases._recent) == 1
+    assert releases.photo(known[0].keys[-1]) is releases.photo(known[0].keys[-1])
+
+
 def test_another_original_gets_another_release(lfw, models, tmp_path):
     key = "Ann_A/Ann_A_0001.jpg"
 

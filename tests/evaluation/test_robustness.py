@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from facedeid.errors import OptionError
+from facedeid.evaluation import robustness
 from facedeid.evaluation.robustness import ROBUSTNESS, apply, encoded, moved, moved_face
 from facedeid.faces import detect
 
@@ -54,6 +55,24 @@ def test_the_face_is_found_where_the_matrix_says(name, hopper):
 def test_photos_of_any_size_are_taken(name, rgb):
     after, matrix = apply(name, rgb)
     assert (after.shape, after.dtype, matrix.shape) == (rgb.shape, np.uint8, (2, 3))
+
+
+@pytest.mark.parametrize(("name", "shape"), [("webp-30", (20, 16_400)), ("jpeg-10", (65_600, 16))])
+def test_photos_may_be_larger_than_a_file_of_the_kind(name, shape):
+    rgb = np.linspace(40, 200, 3 * np.prod(shape)).astype(np.uint8).reshape(*shape, 3)
+    after, _ = apply(name, rgb)
+    assert after.shape == rgb.shape
+    assert np.abs(after.astype(int) - rgb).mean() < 4
+
+
+@pytest.mark.parametrize("name", ["webp-30", "jpeg-10"])
+def test_large_photos_go_in_parts(name, hopper, monkeypatch):
+    whole = apply(name, hopper)[0]
+    monkeypatch.setattr(robustness, "_LARGEST", 100_000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)  # beyond it Pillow warns
+    assert skimage.metrics.peak_signal_noise_ratio(whole, apply(name, hopper)[0]) > 30
+    monkeypatch.undo()
+    assert robustness._LARGEST < Image.MAX_IMAGE_PIXELS
 
 
 @pytest.mark.parametrize("name", ROBUSTNESS)

@@ -311,9 +311,10 @@ def test_quality_depends_on_what_measures_it(tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "shipped_facts", lambda name: {"sha256": name})
     look()
     usual = quality.code
-    monkeypatch.setattr(quality, "code", lambda of: "x" if of is losses else usual(of))
-    look()
-    assert len(set(folders)) == 3
+    for part in (losses, quality._row):
+        monkeypatch.setattr(quality, "code", lambda of, part=part: "x" if of is part else usual(of))
+        look()
+    assert len(set(folders)) == 4
 
 
 def test_an_attack_on_one_person_has_no_interval():
@@ -357,6 +358,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_done(
         ("lfw", {"realism": ("squeezenet",)}, "lpips_squeeze_backbone is not in"),
         ("lfw", {"methods": (parse('lgc:recognizers=["nobody"]'),)}, "no recogniser is called"),
         ("lfw", {"methods": (parse('lgc:recognizers=["ir-se50"]'),)}, "ir_se50 is not in"),
+        ("lfw", {"methods": (parse("feature-embedding:identity=9999"),)}, "identity must lie"),
         ("lfw", {"lpips": (Path("store"),)}, "lpips_alex_backbone is not in"),
         ("photos", {"recognizers": ("facedeid-mobile?crop=psp",)}, "mobile has no known threshold"),
         ("lfw", {"recognizers": ("damaged",)}, "the file is damaged"),
@@ -434,6 +436,17 @@ def test_what_an_evaluation_no_longer_makes_is_removed(done, tmp_path):
     assert not left & set(gone)
     assert set(foreign) | {"plots/distances-dlib.png", "tables/headline.csv"} <= left
     assert "identifies people" not in (tmp_path / "index.html").read_text("utf-8")
+
+
+def test_the_grid_has_as_many_photos_as_it_can(done, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(pictures, "picture_grid", lambda rows: shown.append(len(rows)))
+    monkeypatch.setattr(pictures, "write_grid", lambda path, grid: path)
+    counts = (1, 2, 5, 6, 7, 100)
+    for count in counts:
+        pictures.write_grid_of(tmp_path, done, count)
+    assert len(done.subjects.unique) == 6
+    assert shown == [min(count, 6) for count in counts]
 
 
 def test_infinity_is_written_and_drawn(done, tmp_path):
@@ -573,6 +586,8 @@ def test_names():
         ({"ranked": -1}, "ranked must be 0"),
         ({"detector": "nose"}, "unknown detector"),
         ({"seed": -1}, "seed must be 0 or more, got -1"),
+        ({"robustness": ("jpeg-10", "jpeg-9")}, "robustness: jpeg-9 is none of median-5, "),
+        ({"attackers": ("all",)}, "attackers: all is none of parrot, "),
         ({"methods": (parse("feature-embedding:album=true"),)}, "leave out album=true"),
     ],
 )

@@ -242,6 +242,28 @@ def test_landmarks_must_be_numbers_by_name(names, points, message, photos, tmp_p
         load_faces([tmp_path / "faces"], size=32)
 
 
+@pytest.mark.parametrize(("at", "value"), [(10, 99), (8, 1), (6, 200)])
+def test_landmarks_in_an_archive_of_another_kind(at, value, photos, tmp_path):
+    """Compression method, encryption, version: what damage looks like to zipfile."""
+    shutil.copytree(photos, tmp_path / "faces")
+    data = bytearray((photos.parent / "faces_landmarks.npz").read_bytes())
+    data[data.index(b"PK\1\2") + at] = value
+    (tmp_path / "faces_landmarks.npz").write_bytes(data)
+    with pytest.raises(TrainingError, match=r"faces_landmarks\.npz is not a file of landmarks"):
+        load_faces([tmp_path / "faces"], size=96)
+
+
+def test_a_damaged_xz_archive(photos, tmp_path):
+    archive = tmp_path / "faces.tar.xz"
+    with tarfile.open(archive, "w:xz") as file:
+        file.add(photos, "faces")
+    data = bytearray(archive.read_bytes())
+    data[len(data) // 2] ^= 255
+    archive.write_bytes(data)
+    with pytest.raises(TrainingError, match=r"faces\.tar\.xz is not a readable tar archive"):
+        load_faces([archive], size=96)
+
+
 def test_what_macos_puts_beside_photos_is_passed_over(photos, tmp_path):
     shutil.copytree(photos, tmp_path / "faces")
     (tmp_path / "faces" / "._hopper1.0.png").write_bytes(b"\0\5\x16\7 no photo")

@@ -13,6 +13,7 @@ from facedeid.landmarks import MEAN_FACE
 from facedeid.models import Models, Recognizer, identity_codes, lookalikes
 from facedeid.nets import load_official
 from facedeid.nets.hiding import EmbeddingNet
+from facedeid.nets.lpips import Lpips
 from facedeid.nets.residual import tint
 from facedeid.nets.speed import fast_bf16
 from facedeid.random import stream
@@ -118,8 +119,12 @@ def test_a_run_goes_on_where_it_stopped(photos, tmp_path):
     part = configured("feature-embedding", [*SMALL, "steps=3", "decay_from=1.0"])
     run(part, photos, tmp_path / "parts")
     rest = configured("feature-embedding", [*SMALL, "steps=6"])
-    outcome, _ = run(rest, photos, tmp_path / "parts")
+    outcome, task = run(rest, photos, tmp_path / "parts")
     assert outcome.step == 6
+    task.distance = Lpips("alex")  # as with --teacher
+    more = Options(out=tmp_path / "parts", seed=3, bf16=False)
+    with pytest.raises(TrainingError, match="had lpips_on compact, now it is alex"):
+        train(replace(rest, steps=7), task, more, say=lambda _: None)
 
 
 def test_a_step_depends_on_seed_and_step_alone(photos, tmp_path):

@@ -1,7 +1,7 @@
 """The recipes of IdentityDP's networks, small, on two people's portraits."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -212,6 +212,7 @@ def test_the_papers_network_does_not_go_on_with_another_encoder(photos, tmp_path
     run("identity-dp-paper", photos, tmp_path, settings)
     recipe = configured("identity-dp-paper", [*PAPER, "steps=2"])
     task = recipe.task(load_faces([photos], size=64), ["recognizer=dlib"], tmp_path, CPU, 3)
+    assert not asdict(recipe).keys() & task.metadata().keys()  # both are told in the file
     with pytest.raises(TrainingError, match="had encoder facedeid-mobile, now it is dlib"):
         train(recipe, task, Options(out=tmp_path, seed=3, bf16=False), say=lambda _: None)
 

@@ -39,6 +39,8 @@ def test_changed_photos_are_kept_for_the_same_ones_alone(photos, tmp_path):
     first = recipe.task(faces, [], tmp_path, cpu, 3)
     written = (tmp_path / "changed.pt").read_bytes()
     (tmp_path / "changed.pt").write_bytes(written[:100])
+    facts = first.metadata()
+    assert (facts["photos"], facts["photos_changed"]) == (len(first.training) - 4, 4)
     again = recipe.task(faces, [], tmp_path, cpu, 3)
     assert torch.equal(again.training.images, first.training.images)
     for key, value in again.model.state_dict().items():

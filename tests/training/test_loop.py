@@ -129,11 +129,28 @@ def test_the_first_step_does_not_count_as_the_pace_of_the_next(tmp_path):
     class Loading(LineTask):
         def loss(self, model, step):
             if not step:
-                time.sleep(0.6)
+                time.sleep(3)
             return super().loss(model, step)
 
-    options = Options(out=tmp_path, budget=1, log_every=1)
+    options = Options(out=tmp_path, budget=5, log_every=1)
     assert train(Line(), Loading(Line()), options, say=lambda _: None).step == 12
+
+
+def test_the_budget_counts_from_when_it_began_and_one_step_is_done(tmp_path):
+    outcome, _, _ = run(tmp_path, budget=60, begun=time.monotonic() - 100)
+    assert (outcome.step, outcome.finished) == (1, False)
+    assert run(tmp_path, budget=60, begun=time.monotonic() - 100)[0].step == 2
+    assert torch.load(tmp_path / "state.pt")["step"] == 2
+
+
+def test_a_run_begun_anew_is_written_over_the_old_one(tmp_path):
+    run(tmp_path)
+    (tmp_path / "state.pt").unlink()
+    outcome, _, _ = run(tmp_path, Line(lr=0.001))
+    assert outcome.figures
+    assert (tmp_path / "state.pt").exists()
+    with safe_open(tmp_path / "line.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["facedeid"])["lr"] == 0.001
 
 
 def test_a_finished_run_is_left_alone(tmp_path):
@@ -190,6 +207,24 @@ def test_stops_when_it_diverges(tmp_path):
     recipe = Line()
     with pytest.raises(TrainingError, match="loss is nan at step 0"):
         train(recipe, Broken(recipe), Options(out=tmp_path), say=lambda _: None)
+
+
+def test_stops_before_a_gradient_that_is_none_reaches_the_weights(tmp_path):
+    class Root(LineTask):
+        def loss(self, model, step):
+            loss, parts = super().loss(model, step)
+            nothing = sum(p.sum() for p in self.model.parameters()) * 0
+            return loss + (nothing.sqrt() if step == 11 else 0), parts
+
+    task = Root(Line())
+    with pytest.raises(TrainingError, match="a gradient is not finite at step 11: lower the rate"):
+        train(Line(), task, Options(out=tmp_path), say=lambda _: None)
+    assert all(p.isfinite().all() for p in task.model.parameters())
+
+
+def test_small_rates_are_not_logged_as_none(tmp_path):
+    run(tmp_path, Line(lr=1.6e-8, warmup=1, steps=1))
+    assert json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])["rate"] == 1.6e-8
 
 
 def test_learning_rate_warms_up_and_falls(tmp_path):

@@ -137,6 +137,7 @@ def test_the_papers_recipe_trains_one_level_into_a_published_pair(photos, tmp_pa
     recipe = configured("private-encoder-paper", ["batch=2", "steps=2", "beta=0.3"])
     task = recipe.task(load_faces([photos], size=256), ["recognizer=dlib"], tmp_path, CPU, 3)
     options = Options(out=tmp_path, seed=3, log_every=1, bf16=False)
+    assert all(part.training for part in task.model.modules())  # batch statistics are learned
     outcome = train(recipe, task, options, say=lambda _: None)
     assert outcome.finished
     assert {"pixels", "perceptual", "identity"} == set(rows(tmp_path)[0]) - {

@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -17,7 +18,7 @@ from facedeid.nets.lpips import Lpips, lpips
 from facedeid.random import stream
 from facedeid.training.data import Faces, is_held_out, load_faces
 from facedeid.training.distortions import FAMILIES, Distortions
-from facedeid.training.loop import Options, train
+from facedeid.training.loop import Options, Outcome, train
 from facedeid.training.perceptual import _rank_correlation, inherited
 from facedeid.training.recipes import RECIPES, configured
 from facedeid.training.recognizer import _joined, _principal, load_teacher
@@ -262,6 +263,12 @@ def test_settings():
         ("recognizer", "lr=NaN", "not a finite number"),
         ("recognizer", "ema=1.5", r"ema=1\.5: 0 at least, 1 at most"),
         ("recognizer", "weight_decay=-1", "weight_decay=-1: 0 at least"),
+        ("recognizer", "decay_from=-1", "decay_from=-1: 0 at least, 1 at most"),
+        ("recognizer", "warmup=-1", "warmup=-1: 0 at least"),
+        ("recognizer", "real=2", "real=2: 0 at least, 1 at most"),
+        ("generator", "mixing=-1", "mixing=-1: 0 at least, 1 at most"),
+        ("generator", "r1=-1", "r1=-1: 0 at least"),
+        ("autoencoder", "flat=-0.5", r"flat=-0\.5: 0 at least, 1 at most"),
         ("recognizer", "grow_every=0", "grow_every=0: 1 at least"),
         ("recognizer", "shard=0", "shard=0: 1 at least"),
         ("perceptual", "crop=300", "crop=300: 32 at least, 256 at most"),
@@ -271,6 +278,7 @@ def test_settings():
         ("feature-embedding", "together=0", "together=0: 1 at least"),
         ("feature-embedding", "levels=20", "levels=20: 2 at least, 7 at most"),
         ("identity-dp-paper", "scales=0", "scales=0: 1 at least"),
+        ("feature-embedding-paper", "ema=0.9", "feature-embedding-paper has batch"),
         ("private-encoder", "beta=2", "beta=2: 1 at most"),
         ("encoder", "adversarial=1", "encoder has batch"),
         ("joint", "flat=0.5", "joint has adversarial, adversary_from, batch"),
@@ -354,6 +362,26 @@ def test_dry_run_tells_no_total_where_it_is_smaller_than_the_run(photos, tmp_pat
     assert "minutes" not in told
     assert "s a step with shards_first=5, shards_last=5;" in told
     assert "--set shards_first=8 --set shards_last=64" in told
+
+
+def test_the_budget_of_the_command_counts_the_reading_of_photos(photos, tmp_path, monkeypatch):
+    read, given = [], []
+
+    def reading(*sources, **how):
+        read.append(time.monotonic())
+        return load_faces(*sources, **how)
+
+    def begun(recipe, task, options, *, say):
+        given.append(options)
+        return Outcome(step=1, finished=False, seconds_per_step=0, figures={})
+
+    monkeypatch.setattr("facedeid.training.data.load_faces", reading)
+    monkeypatch.setattr("facedeid.training.loop.train", begun)
+    monkeypatch.setattr(RECIPES["recognizer"], "task", lambda *job: None)
+    data = ["--data", str(photos), "-o", str(tmp_path / "run")]
+    command("train", "recognizer", *data, "--budget", "8m")
+    assert given[0].budget == 480
+    assert given[0].begun < read[0]
 
 
 @pytest.mark.parametrize("output", [[], ["-o", "run"], ["-o", "."]])

@@ -17,7 +17,7 @@ from torch import Tensor
 from facedeid import weights
 from facedeid.checkpoints.unpickle import Described, Persistent, Record, unpickle
 from facedeid.errors import WeightsError
-from facedeid.weights.loading import load_mixed
+from facedeid.weights.loading import load_mixed, plain
 
 __all__ = ["LAYOUTS", "Converted", "convert", "download", "import_checkpoint", "options", "read"]
 
@@ -42,7 +42,7 @@ def _dict(held: object, what: str) -> Mapping[Any, Any]:
 
 def _tensors(held: object, what: str) -> dict[str, Tensor]:
     found = _dict(held, what)
-    strange = [str(key) for key, value in found.items() if not isinstance(value, Tensor)]
+    strange = [str(key) for key, value in found.items() if not plain(value)]
     if strange or not found:
         raise WeightsError(f"{what} does not hold tensors only: {', '.join(strange[:5])}")
     return {str(key): value for key, value in found.items()}
@@ -63,8 +63,8 @@ def _psp(path: Path) -> Converted:
     """`encoder.*`, `decoder.*`, `latent_avg`; options that say how codes are made."""
     held = _dict(_opened(path), "the file")
     state = _tensors(held.get("state_dict"), "state_dict")
-    if isinstance(held.get("latent_avg"), Tensor):
-        state["latent_avg"] = held["latent_avg"]
+    if held.get("latent_avg") is not None:
+        state |= _tensors({"latent_avg": held["latent_avg"]}, "the file")
     opts = held.get("opts", {})
     given = opts.fields if isinstance(opts, Record) else _dict(opts, "opts")
     wanted = ("encoder_type", "start_from_latent_avg", "learn_in_w", "output_size", "input_nc")
@@ -76,8 +76,8 @@ def _rosinality(path: Path) -> Converted:
     """The averaged generator's state dict, and `latent_avg` where the file has it."""
     held = _dict(_opened(path), "the file")
     state = _tensors(held.get("g_ema"), "g_ema")
-    if isinstance(held.get("latent_avg"), Tensor):
-        state["latent_avg"] = held["latent_avg"]
+    if held.get("latent_avg") is not None:
+        state |= _tensors({"latent_avg": held["latent_avg"]}, "the file")
     return Converted(state)
 
 
@@ -99,6 +99,8 @@ def _collect(generator: Persistent) -> dict[str, Tensor]:
             return found
         prefix, module = waiting.pop()
         temporary = module.state.get("_non_persistent_buffers_set") or ()
+        if not isinstance(temporary, set | list | tuple):
+            raise WeightsError("_non_persistent_buffers_set is not a set")
         for group in ("_parameters", "_buffers"):
             for name, value in _dict(module.state.get(group, {}), group).items():
                 if isinstance(value, Described) and name not in temporary:

@@ -62,6 +62,11 @@ class _Sealed:
         raise UnsafeCheckpointError("the file tries to change a built-in object")
 
 
+def _sealed(self: object, state: object) -> Never:
+    """In place of the `__setstate__` that frozen dataclasses with slots bring."""
+    raise UnsafeCheckpointError("the file tries to change what it has described")
+
+
 class _Value(_Sealed):
     """A number or type whose content is of no interest (numpy scalars and dtypes)."""
 
@@ -74,6 +79,7 @@ class _Value(_Sealed):
 @dataclass(frozen=True, slots=True)
 class _Storage:
     data: bytes
+    __setstate__ = _sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,7 @@ class Described:
     offset: int
     size: tuple[int, ...]
     stride: tuple[int, ...]
+    __setstate__ = _sealed
 
     def tensor(self) -> Tensor:
         """The tensor itself, in memory of its own.
@@ -107,6 +114,7 @@ class Persistent:
 
     kind: str
     state: Mapping[str, Any]
+    __setstate__ = _sealed
 
 
 def _flat(data: bytes) -> Tensor:

@@ -4,8 +4,10 @@ A photo has a key, its path below the data set with forward slashes, that is the
 machine; for LFW `Person/Person_0001.jpg`, however the folders lie.
 """
 
+import contextlib
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -192,7 +194,7 @@ def load_lfw(path: Path, away: Collection[Path] = ()) -> Dataset:
 
 def _pairs_file(path: Path) -> Path | None:
     inside = [path / "pairs.txt"] if path.is_dir() else []
-    places = [*inside, path.resolve().parent / "pairs.txt"]
+    places = [*inside, *(place.parent / "pairs.txt" for place in (path.absolute(), path.resolve()))]
     if path.is_dir():
         places += sorted(path.glob("*/pairs.txt"))
     return next((place for place in places if place.is_file()), None)
@@ -214,9 +216,12 @@ def _read_pairs(path: Path) -> tuple[Pair, ...]:
         )
     if not rest:
         raise OptionError(f"{path} names no pairs")
-    return tuple(
+    pairs = tuple(
         _pair(path, number, line.split(), i // (2 * size)) for i, (number, line) in enumerate(rest)
     )
+    if not any(pair.same for pair in pairs):
+        raise OptionError(f"{path} names no pair of one person (NAME N N): nothing to evaluate")
+    return pairs
 
 
 def _is_number(word: str) -> bool:
@@ -250,12 +255,12 @@ def load_people(path: Path, away: Collection[Path] = ()) -> Dataset:
     """A folder per person: genuine pairs are neighbours in the order of names, impostors are drawn.
 
     As many impostor pairs as genuine ones, or all there are, the same in every run; folders in
-    `away` are left out.
+    `away` are left out, and so are copies of a person's photo.
 
     Raises:
         OptionError: not a folder, no photos, or no person with two photos.
     """
-    names = [name for name in listed(path, away) if "/" in name]
+    names = _once(path, [name for name in listed(path, away) if "/" in name])
     who = {name: name.split("/")[0] for name in names}
     people: dict[str, list[str]] = {}
     for name in names:
@@ -276,17 +281,40 @@ def load_people(path: Path, away: Collection[Path] = ()) -> Dataset:
     )
 
 
+def _once(path: Path, names: Sequence[str]) -> list[str]:
+    """Photos without those that repeat an earlier one of the person byte for byte."""
+    alike = [(name.split("/")[0], _size(path / name)) for name in names]
+    counts, seen, kept = Counter(alike), set[tuple[str, bytes]](), []
+    for name, (who, size) in zip(names, alike, strict=True):
+        if size and counts[who, size] > 1:  # only these can be copies
+            with contextlib.suppress(PhotoError):
+                content = (who, hashlib.sha256(content_of(path / name)).digest())
+                if content in seen:
+                    continue
+                seen.add(content)
+        kept.append(name)
+    return kept
+
+
+def _size(path: Path) -> int:
+    """Of a file in bytes; 0: it cannot be told."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def _strangers(people: Mapping[str, Sequence[str]], count: int) -> Iterator[Pair]:
     """So many different pairs of two people, or as many as are found in ten times the tries."""
-    names, seen = list(people), set[tuple[str, str]]()
+    names, seen = list(people), set[frozenset[str]]()
     if len(names) < 2:
         return
     random = Random(0)
     for _ in range(10 * count):
         one, two = random.sample(names, 2)
         drawn = (random.choice(people[one]), random.choice(people[two]))
-        if drawn not in seen and len(seen) < count:
-            seen.add(drawn)
+        if frozenset(drawn) not in seen and len(seen) < count:
+            seen.add(frozenset(drawn))
             yield Pair(*drawn, False, 0)
 
 

@@ -109,8 +109,8 @@ def identifies(path: Path) -> bool:
     """Whether a picture file is one that `write_grid` marked."""
     if path.suffix != ".png":
         return False
-    with Image.open(path) as picture:
-        return picture.info.get(MARK[0]) == MARK[1]
+    with PngImagePlugin.PngImageFile(path) as picture:  # `Image.open` refuses large ones
+        return bool(picture.info.get(MARK[0]) == MARK[1])
 
 
 def _paste(sheet: Image.Image, cell: Pixels, corner: tuple[int, int], side: int) -> None:

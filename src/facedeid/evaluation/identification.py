@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import islice, permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,9 +54,10 @@ def ranked_people(
     for keys in dataset.people(SETS).values():
         if len(chosen) == people:
             break
-        with_face = [key for key in keys if originals.face(key) is not None]
-        if len(with_face) >= SETS:
-            chosen.append(tuple(with_face[:SETS]))
+        with_face = (key for key in keys if originals.face(key) is not None)
+        photos = tuple(islice(with_face, SETS))  # no more are searched than that takes
+        if len(photos) == SETS:
+            chosen.append(photos)
     return tuple(chosen)
 
 

@@ -12,13 +12,27 @@ from torch import Tensor
 from facedeid.errors import PhotoError
 from facedeid.evaluation.datasets import Dataset
 from facedeid.evaluation.embedding import Progress, Sheet, embed_all, vectors
-from facedeid.evaluation.fingerprints import detector_digest, digest, recognizer_digest, slug
+from facedeid.evaluation.fingerprints import (
+    code,
+    detector_digest,
+    digest,
+    recognizer_digest,
+    slug,
+)
 from facedeid.evaluation.shelf import Shelf
 from facedeid.faces import Face, detect
 from facedeid.landmarks import MEAN_FACE
 from facedeid.models import Models, Recognizer
 
-__all__ = ["FACE_WIDTH", "Originals", "face_of_row", "face_row", "found", "usual_face"]
+__all__ = [
+    "FACE_WIDTH",
+    "Originals",
+    "central",
+    "face_of_row",
+    "face_row",
+    "found",
+    "usual_face",
+]
 
 FACE_WIDTH = 4 + 3 + 2 * 68
 """Numbers in a row that holds a face."""
@@ -40,6 +54,17 @@ def usual_face(rgb: NDArray[np.uint8]) -> Face:
     left, top = (np.array([0.1975, 0.294]) - 0.5) * side + middle
     box = (float(left), float(top), float(left + 0.601 * side), float(top + 0.601 * side))
     return Face(box, landmarks, 0.0, "given", "box")
+
+
+def central(faces: Sequence[Face], rgb: NDArray[np.uint8]) -> Face | None:
+    """Of the faces whose box holds the middle of a photo the one nearest to it; others, which may
+    have been found where its own was not, are of bystanders.
+    """
+    middle = np.array(rgb.shape[1::-1]) / 2
+    holding = [f for f in faces if (f.box[:2] <= middle).all() and (f.box[2:] >= middle).all()]
+    return min(
+        holding, key=lambda f: float(np.hypot(*(f.landmarks.mean(0) - middle))), default=None
+    )
 
 
 def face_row(face: Face | None) -> NDArray[np.float64]:
@@ -80,6 +105,8 @@ class Originals:
     ) -> None:
         self.dataset, self.models, self.folder, self.detector = dataset, models, folder, detector
         self.digest = detector_digest(detector, dataset)
+        if dataset.aligned:
+            self.digest = digest(self.digest, code(central))
         self.faces = Shelf(folder / f"faces-{self.digest}", FACE_WIDTH, np.float64)
         self.unreadable: dict[str, str] = {}
         """Photos that cannot be read, and why; they count as photos without a face."""
@@ -93,7 +120,7 @@ class Originals:
     def face(self, key: str) -> Face | None:
         """The one face of a photo that the evaluation is about.
 
-        In aligned photos (LFW) the one nearest the middle, and where none is found the place that
+        In aligned photos (LFW) the one in the middle, and where none is found there the place that
         such photos have it at (`detector` is then "given"); in others the largest, or None.
         """
         if key not in self._held:
@@ -118,11 +145,8 @@ class Originals:
         if not self.dataset.aligned:
             faces = detect(rgb, detector=self.detector, min_face=least)
             return max(faces, key=lambda face: face.box[2] - face.box[0], default=None)
-        middle = np.array(rgb.shape[1::-1]) / 2
         faces = detect(rgb, detector=self.detector, min_face=ALIGNED_LEAST)
-        if not faces:
-            return usual_face(rgb)
-        return min(faces, key=lambda face: float(np.hypot(*(face.landmarks.mean(0) - middle))))
+        return central(faces, rgb) or usual_face(rgb)
 
     def prepare(self, keys: Sequence[str], progress: Progress | None = None) -> None:
         """Find the faces of these photos."""

@@ -194,8 +194,9 @@ def _figure(number: int, caption: str, path: Path) -> Markup:
     try:
         data = path.read_bytes()
         grid = identifies(path)
-    except OSError as error:
-        raise OptionError(f"cannot read the figure {path}: {error.strerror or error}") from error
+    except (OSError, SyntaxError) as error:  # the latter of what is no PNG
+        reason = getattr(error, "strerror", None) or error
+        raise OptionError(f"cannot read the figure {path}: {reason}") from error
     uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     picture = element("img", src=uri, alt=caption)
     words = element("figcaption", caption)

@@ -223,9 +223,9 @@ def write_grid_of(folder: Path, results: Results, count: int) -> Figure:
         OutputError: it cannot be written.
     """
     keys = results.subjects.unique
-    chosen = [keys[i * len(keys) // count] for i in range(min(count, len(keys)))]
+    count = min(count, len(keys))
     rows = []
-    for key in dict.fromkeys(chosen):
+    for key in (keys[i * len(keys) // count] for i in range(count)):
         face = results.originals.face(key)
         assert face is not None  # subjects have one
         shown = {

@@ -120,7 +120,8 @@ def quality(
 def shelf_of(views: Views, perceptual: Perceptual | None) -> Shelf:
     """Where the rows are kept."""
     own = shipped_facts("facedeid-lpips.safetensors").get("sha256")
-    known = digest(perceptual and perceptual.digest, own, code(metrics), code(losses), COLUMNS)
+    measuring = [code(each) for each in (metrics, losses, _row)]
+    known = digest(perceptual and perceptual.digest, own, measuring, SIDE, COLUMNS)
     return Shelf(views.folder / f"quality-{known}", len(COLUMNS), np.float64)
 
 

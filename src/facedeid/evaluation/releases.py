@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -32,6 +33,8 @@ __all__ = ["Aligned", "Altered", "Releases", "options_of", "text_of"]
 
 BATCH = 8
 """Faces that go through a method together."""
+LONGEST = 251
+"""Bytes in the name of a file to which `.png` can be added."""
 
 
 def options_of(method: Method) -> dict[str, Any]:
@@ -174,7 +177,10 @@ class Releases(Views):
             self._keep(key, draw, rgb, {"facts": dict(facts), "seconds": each})
 
     def _path(self, key: str, draw: int) -> Path:
-        return self.folder / "photos" / str(draw) / f"{key}.png"
+        path = self.folder / "photos" / str(draw) / f"{key}.png"
+        if len(os.fsencode(path.stem)) > LONGEST:
+            path = path.with_name(f"{slug(path.stem)}-{digest(key)}.png")
+        return path
 
     def _has(self, key: str, draw: int) -> bool:
         """Whether the release is on disk, going by its header."""
@@ -184,7 +190,7 @@ class Releases(Views):
         """`facts` of the method and `seconds` it took, of a release that was made."""
         if (key, draw) not in self._facts:
             try:
-                with Image.open(self._path(key, draw)) as picture:
+                with _opened(self._path(key, draw)) as picture:
                     facts = json.loads(picture.info.get("facedeid", "null"))
             except (OSError, SyntaxError, ValueError):
                 return None
@@ -198,7 +204,7 @@ class Releases(Views):
         if not self._has(key, draw):
             return None
         try:
-            with Image.open(self._path(key, draw)) as picture:
+            with _opened(self._path(key, draw)) as picture:
                 return np.array(picture.convert("RGB"))
         except (OSError, SyntaxError, ValueError):
             del self._facts[key, draw]
@@ -213,6 +219,11 @@ class Releases(Views):
         folder_of(path.parent)
         write_whole(path, [buffer.getvalue()], private=True)
         self._facts.pop((key, draw), None)
+
+
+def _opened(path: Path) -> Image.Image:
+    """A release, its header read; goes past `Image.open`, which refuses large photos."""
+    return PngImagePlugin.PngImageFile(path)
 
 
 class Altered(Views):

@@ -27,6 +27,10 @@ pixel centres lie at integer coordinates."""
 
 KEPT = 0.9
 """Share of width and height that cropping leaves."""
+_LONGEST = {"JPEG": 65_500, "WEBP": 16_383}
+"""Pixels that a side of such a file can have."""
+_LARGEST = 80_000_000
+"""Pixels of a file that Pillow opens without a word."""
 
 
 def _still() -> NDArray[np.float64]:
@@ -43,7 +47,15 @@ def _gaussian(rgb: Photo8) -> tuple[Photo8, NDArray[np.float64]]:
 
 
 def encoded(rgb: Photo8, kind: str, quality: int) -> Photo8:
-    """A photo H×W×3 uint8 after a lossy file: `kind` "JPEG" (4:2:0) or "WEBP", quality 1..95."""
+    """A photo H×W×3 uint8 after a lossy file: `kind` "JPEG" (4:2:0) or "WEBP", quality 1..95.
+
+    One that is larger than such a file can be goes in parts.
+    """
+    height, width = rgb.shape[:2]
+    if max(height, width) > _LONGEST[kind] or height * width > _LARGEST:
+        axis = int(width > height)
+        parts = np.array_split(rgb, 2, axis)
+        return np.concatenate([encoded(part, kind, quality) for part in parts], axis)
     file = io.BytesIO()
     options: dict[str, Any] = {"subsampling": "4:2:0"} if kind == "JPEG" else {}
     Image.fromarray(rgb).save(file, kind, quality=quality, **options)

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from facedeid.errors import OptionError
-from facedeid.evaluation.attackers import AttackResult, must_know
+from facedeid.evaluation.attackers import ATTACKERS, AttackResult, must_know
 from facedeid.evaluation.choices import Sweep
 from facedeid.evaluation.datasets import Dataset
 from facedeid.evaluation.embedding import Progress, Reporter
@@ -20,6 +20,7 @@ from facedeid.evaluation.protocols import compare, score
 from facedeid.evaluation.quality import Perceptual, Quality, load_lpips, quality, shelf_of
 from facedeid.evaluation.releases import Releases
 from facedeid.evaluation.results import Cost, Hardened, MethodResult, Results
+from facedeid.evaluation.robustness import ROBUSTNESS
 from facedeid.evaluation.shelf import cache_of
 from facedeid.evaluation.subjects import Subjects
 from facedeid.evaluation.subjects import subjects as choose
@@ -74,6 +75,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OptionError(f"{name} must be 1 or more, got {value}")
+        for name, known in (("robustness", ROBUSTNESS), ("attackers", ATTACKERS)):
+            foreign = set(getattr(self, name)) - set(known)
+            if foreign:
+                raise OptionError(f"{name}: {min(foreign)} is none of {', '.join(known)}")
         if self.ranked < 0 or self.attack_limit < 1:
             raise OptionError("ranked must be 0 or more, attack_limit 1 or more")
         if self.seed < 0:
@@ -132,6 +137,8 @@ def evaluate(
     if settings.attackers:
         must_know(dataset)
     features = loaded(settings.realism, models)
+    for method in settings.all_methods:
+        method.ready(models)
     cache_of(cache)
     room = _Room(
         dataset=dataset,

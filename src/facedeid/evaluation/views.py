@@ -29,8 +29,8 @@ __all__ = ["Aligned", "Untouched", "Views"]
 
 Aligned = Literal["fresh", "original"]
 """Whether a face is found afresh in the release, or aligned by the original's landmarks."""
-KEEP = 16
-"""Photos kept in memory."""
+KEEP = 1
+"""Photos that each method keeps in memory: they may be large, and the methods many."""
 
 
 class Views(ABC):

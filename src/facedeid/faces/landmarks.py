@@ -90,7 +90,10 @@ def _check(rgb8: NDArray[Any]) -> None:
 
 
 def _checked_box(rgb8: NDArray[np.uint8], box: ArrayLike) -> NDArray[np.float64]:
-    values = np.array(box, np.float64)
+    try:
+        values = np.array(box, np.float64)
+    except (TypeError, ValueError):  # words, or numbers in disorder
+        values = np.zeros(0)
     if values.shape != (4,) or not np.isfinite(values).all():
         raise OptionError(f"a box is left, top, right, bottom; got {box!r}")
     left, top, right, bottom = values

@@ -128,7 +128,15 @@ class _Block(nn.Module):
         y = self.conv1(x) if skip is None else self._joined(x, skip)
         y = F.relu(self.norm1(y, code))
         y = self.norm2(self.conv2(y), code)
-        return F.relu(y if self.shortcut is None else y + self.shortcut(x))
+        return F.relu(y if self.shortcut is None else y + self._short(x))
+
+    def _short(self, x: Tensor) -> Tensor:
+        """`shortcut`, its stride taken by indexing: the gradient of the strided convolution writes
+        where it must not, with few channels on CPUs with AVX-512 (torch 2.13).
+        """
+        assert self.shortcut is not None
+        step = self.shortcut.stride[0]
+        return F.conv2d(x[..., ::step, ::step], self.shortcut.weight, self.shortcut.bias)
 
     def _joined(self, x: Tensor, skip: Tensor) -> Tensor:
         """`conv1` of both; what comes of `skip` is worked out once."""

@@ -26,7 +26,7 @@ ATTENTION: Sequence[tuple[str, str, str, str]] = (
         "error",
         "bad",
         "Could not be processed",
-        "Nothing was written for these. Mend or convert the file as the message says, then run "
+        "Nothing new was written for these. Mend or convert the file as the message says, then run "
         "again with --resume.",
     ),
     (
@@ -102,6 +102,8 @@ def attention(
         )
         title = f"Results of an earlier run: {counted(len(earlier), 'photo')}"
         yield note("calm", title, text, _names(earlier))
+    if run:
+        yield from _left_alone(run)
     for warning in run["method"]["warnings"] if run else ():
         yield note("warn", "About the method", warning)
     if photos and not interrupted and not any(map(is_open, photos)):
@@ -109,10 +111,32 @@ def attention(
         yield note("good", f"All {counted(len(photos), 'photo')} protected", text)
 
 
+def _left_alone(run: Record) -> Iterator[Markup]:
+    """What was in the folders and is not among the photos; earlier versions did not say."""
+    if ignored := run.get("ignored"):
+        text = (
+            "These are no photos, or of a kind that is not handled (camera raw, JPEG XL, Photoshop "
+            "and the like). Nothing was looked for in them, and nothing of them was written."
+        )
+        yield note("calm", f"Left alone: {counted(len(ignored), 'file')}", text, _files(ignored))
+    if links := run.get("links"):
+        text = "They were not followed, so photos in them are missing. To include them, name them."
+        yield note("warn", f"Linked: {counted(len(links), 'folder')}", text, _files(links))
+
+
 def _names(photos: Sequence[Record]) -> Markup:
-    """The photos of a note, each with its message; folded when there are many."""
+    """The photos of a note, each with its message."""
     items = [element("li", name_of(p["photo"]), f" - {p['message']}") for p in photos]
+    return _folded(items, "photo")
+
+
+def _files(names: Sequence[str]) -> Markup:
+    return _folded([element("li", name_of(name)) for name in names], "name")
+
+
+def _folded(items: Sequence[Markup], noun: str) -> Markup:
+    """A list, folded when it is long."""
     names = element("ul", *items)
-    if len(photos) <= FOLD:
+    if len(items) <= FOLD:
         return names
-    return element("details", element("summary", f"List of {len(photos):,} photos"), names)
+    return element("details", element("summary", f"List of {counted(len(items), noun)}"), names)

@@ -155,7 +155,7 @@ def _matches(matches: Sequence[Record]) -> Markup | None:
 
 
 def _rows(name: str, views: Mapping[str, Record]) -> Iterator[Markup]:
-    """One recogniser's distances, and a remark below if the method knew it."""
+    """One recogniser's distances, and remarks below: the method knew it, it sees hair only."""
     ordered = [views.get("fresh"), views.get("original")]
     some = next(view for view in ordered if view)
     void = "void" if some["white_box"] else None
@@ -171,6 +171,12 @@ def _rows(name: str, views: Mapping[str, Record]) -> Iterator[Markup]:
         against = any(view["matched"] for view in views.values())
         words = "its match counts all the same" if against else "does not count as evidence"
         yield element("tr", element("td", f"↑ white-box: {words}", colspan=5), class_=void)
+    for view in views.values():
+        control = view.get("control")  # earlier versions had none
+        if control is not None and not view["matched"]:
+            words = f"as near ({_number(control)}) with the face painted over: no match"
+            near = f"↑ {_number(view['distance'])} is {words}"
+            yield element("tr", element("td", near, colspan=5), class_="void")
 
 
 def _bar(match: Record | None) -> Markup | None:

@@ -27,7 +27,7 @@ def contact_sheet(photos: Sequence[Path], target: Path, *, height: int = 320) ->
     """
     tiles, widest = [], WIDEST // len(photos) - GAP
     for path in photos:
-        picture = imaging.read(path).to_pil().convert("RGB")
+        picture = Image.fromarray(imaging.read(path).rgb8)
         scale = min(height / picture.height, widest / picture.width)
         size = max(1, round(scale * picture.width)), max(1, round(scale * picture.height))
         tiles.append(picture.resize(size, Image.Resampling.LANCZOS))

@@ -33,6 +33,8 @@ def run_record(
     settings: "Settings",
     recognizers: Sequence["Recognizer"],
     *,
+    ignored: Sequence[str] = (),
+    links: Sequence[str] = (),
     started: datetime | None = None,
 ) -> dict[str, Any]:
     """The line that opens a run.
@@ -40,6 +42,8 @@ def run_record(
     Args:
         settings: of the run.
         recognizers: who judges.
+        ignored: files in the given folders that are no photos.
+        links: links to folders in them, which were not followed.
         started: aware; None: now.
     """
     method = settings.method
@@ -69,6 +73,8 @@ def run_record(
             }
             for recognizer in recognizers
         ],
+        "ignored": list(ignored),
+        "links": list(links),
     }
 
 

@@ -384,6 +384,7 @@ class AutoencoderTask:
         return {
             **self.facts,
             "guides": [g.name for g in self.guides],
+            "lpips_on": self.distance.kind,
             "photos": len(self.training),
             "parameters": {
                 part: sum(p.numel() for p in pair.get_submodule(part).parameters())

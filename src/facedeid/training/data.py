@@ -8,6 +8,7 @@ own.
 """
 
 import csv
+import lzma
 import tarfile
 import zipfile
 import zlib
@@ -33,7 +34,8 @@ T = TypeVar("T")
 
 HELD_OUT_OF = 10
 """One key in so many is held out."""
-_ZIP = (zipfile.BadZipFile, zlib.error)
+_ZIP = (zipfile.BadZipFile, zlib.error, RuntimeError)
+"""What damaged zip archives raise; a RuntimeError where they seem encrypted, or unknown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +170,7 @@ def _files(source: Path, limit: int | None, *, by_stem: bool) -> Iterator[tuple[
                 file = archive.extractfile(member)
                 assert file is not None
                 yield key, member.name, file.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise TrainingError(f"{source} is not a readable tar archive: {error}") from error
 
 

@@ -250,6 +250,7 @@ class EmbeddingTask:
         """For the model card and the file of weights."""
         return {
             "guides": [r.name for r in self.guides],
+            "lpips_on": self.distance.kind,
             "photos": len(self.training),
             "parameters": sum(p.numel() for p in self.model.get_submodule("net").parameters()),
         }

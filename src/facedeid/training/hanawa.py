@@ -61,6 +61,8 @@ class HanawaRecipe:
     betas: ClassVar[tuple[float, float]] = (0.9, 0.98)
     small: ClassVar[Mapping[str, Any]] = {"batch": 2, "validation": 2}
     """Settings of a dry run."""
+    idle: ClassVar[frozenset[str]] = frozenset({"ema"})
+    """Settings without effect: the best epoch's weights are exported."""
 
     epochs: int = 150
     photos: int = 199_599
@@ -73,7 +75,7 @@ class HanawaRecipe:
     decay_from: float = 1.0
     """1: no fall of the rate but that of the plateaus."""
     ema: float = 0.0
-    """0: no averaging; the best epoch's weights are exported."""
+    """No averaging."""
     patience: int = 5
     """Epochs in a row without a lower validation loss after which the rate falls."""
     decay: float = 0.2
@@ -139,7 +141,7 @@ class HanawaRecipe:
             raise TrainingError(f"--set {wrong[0]}={getattr(self, wrong[0])}: 1 at least")
         if wrong := [name for name in TERMS if getattr(self, name) < 0]:
             raise TrainingError(f"--set {wrong[0]}={getattr(self, wrong[0])}: a weight, 0 at least")
-        if self.width < 0.1:  # PyTorch 2.13 on CPUs: strided 1×1 convolutions of 4 channels crash
+        if self.width < 0.1:
             raise TrainingError(f"--set width={self.width}: 0.1 at least")
         if not self.near and not self.far:
             raise TrainingError("near and far are both 0: nothing would hide the person")

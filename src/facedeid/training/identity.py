@@ -289,6 +289,7 @@ class IdentityTask:
         """For the model card and the file of weights."""
         return {
             "guides": [r.name for r in self.guides],
+            "lpips_on": self.distance.kind,
             "photos": len(self.training),
             "parameters": sum(p.numel() for p in self.net.parameters()),
         }

@@ -87,6 +87,7 @@ class LandmarksTask:
             self.model: nn.Module = LandmarkNet()
         data = _located(data)
         training = data.part(held_out=False)
+        self._photos = len(training)
         models = Models(str(device))
         changed = _changed(training, recipe.changed, models, out / "changed.pt", seed)
         self.training = _joined(_reduced(training), changed)
@@ -150,7 +151,8 @@ class LandmarksTask:
         """For the model card and the file of weights."""
         return {
             "teachers": ["dlib shape_predictor_68_face_landmarks"],
-            "photos": len(self.training),
+            "photos": self._photos,
+            "photos_changed": len(self.training) - self._photos,
             "parameters": sum(p.numel() for p in self.model.parameters()),
         }
 

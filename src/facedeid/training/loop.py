@@ -107,7 +107,10 @@ class Options:
 
     out: Path
     budget: float | None = None
-    """Seconds after which the run saves and stops; None: at the recipe's last step."""
+    """Seconds after which the run saves and stops, with a step done at least; None: at the recipe's
+    last step."""
+    begun: float = field(default_factory=time.monotonic)
+    """When the budget begins to count, by `time.monotonic`."""
     device: str = "cpu"
     bf16: bool | None = None
     """bfloat16 where the recipe allows it; None: where it is fast (`fast_bf16`)."""
@@ -154,9 +157,8 @@ def train(
 
     Raises:
         TrainingError: the state in `out` is of another recipe, of other photos or networks, or the
-            loss is not finite.
+            loss or a gradient is not finite.
     """
-    started = time.monotonic()
     torch.set_flush_denormal(True)  # tiny gradients are slow on CPUs
     device = torch.device(options.device)
     model = channels_last(task.model.to(device=device))
@@ -180,9 +182,10 @@ def train(
 
     begun, saved, done, pace = step, time.monotonic(), time.monotonic(), 0.0
     figures: dict[str, float] = {}
+    written = begun
     while step < last:
         expected = pace if step > begun + 1 else 0.0  # the first step also makes and loads data
-        if _spent(options.budget, time.monotonic() - started, expected):
+        if step > begun and _spent(options.budget, time.monotonic() - options.begun, expected):
             break
         for group in optimiser.param_groups:
             group["lr"] = recipe.lr * _schedule(recipe, step)
@@ -190,11 +193,12 @@ def train(
                 group["lr"] *= adaptive.rate_factor
         loss, parts = task.loss(forward, step)
         if not torch.isfinite(loss):
-            raise TrainingError(f"the loss is {loss.item()} at step {step}: lower the rate (lr)")
+            raise TrainingError(_diverged(f"the loss is {loss.item()}", step))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        for part in _rivals(model):
-            nn.utils.clip_grad_norm_(part.parameters(), 5.0)
+        norms = [nn.utils.clip_grad_norm_(part.parameters(), 5.0) for part in _rivals(model)]
+        if not all(map(torch.isfinite, norms)):  # a step would leave no number in the weights
+            raise TrainingError(_diverged("a gradient is not finite", step))
         optimiser.step()
         _follow(average, model, min(recipe.ema, (1 + step) / (10 + step)))
         step += 1
@@ -213,11 +217,12 @@ def train(
             done = time.monotonic()
         if now - saved > options.save_every:
             figures = _saved(task, step, settings, model, average, optimiser, options, say)
-            saved = done = time.monotonic()
+            written, saved = step, time.monotonic()
+            done = saved
 
     if options.dry_run:
         say(_estimate(recipe, pace, options.reduced))
-    elif step and step != _exported(options.out / f"{recipe.name}.safetensors"):
+    elif step != written or (step and step != _exported(options.out / _file(recipe.name))):
         figures = _saved(task, step, settings, model, average, optimiser, options, say)
     return Outcome(step, step >= recipe.steps, pace, figures)
 
@@ -231,6 +236,14 @@ def _estimate(recipe: Recipe, pace: float, reduced: Mapping[str, Any]) -> str:
     measured = ", ".join(f"{name}={getattr(recipe, name)}" for name in reduced)
     full = " ".join(f"--set {name}={value}" for name, value in reduced.items())
     return f"{pace:.2f} s a step with {measured}; for the time of a whole run give {full}"
+
+
+def _diverged(what: str, step: int) -> str:
+    return f"{what} at step {step}: lower the rate (lr)"
+
+
+def _file(recipe: str) -> str:
+    return f"{recipe}.safetensors"
 
 
 def _spent(budget: float | None, elapsed: float, pace: float) -> bool:
@@ -346,7 +359,7 @@ def _saved(
     picture = io.BytesIO()
     Image.fromarray(np.asarray(task.grid().permute(1, 2, 0))).save(picture, "PNG")
     write(out / "grid.png", picture.getvalue())
-    write(out / f"{settings['recipe']}.safetensors", save(_half(finished), text))
+    write(out / _file(settings["recipe"]), save(_half(finished), text))
     _log(out, say, step=step, **figures)
     return figures
 
@@ -369,11 +382,16 @@ def _half(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _log(out: Path, say: Callable[[str], None], **values: float) -> None:
-    line = json.dumps({k: round(v, 6) for k, v in values.items()})
+    line = json.dumps({k: _short(v) for k, v in values.items()})
     say(line)
     out.mkdir(parents=True, exist_ok=True)
     with (out / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write(line + "\n")
+
+
+def _short(value: float) -> float:
+    """Six digits: rates may be small."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def write(path: Path, data: bytes) -> None:

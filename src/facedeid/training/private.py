@@ -182,7 +182,8 @@ class PaperEncoderRecipe(PrivateEncoderRecipe):
         pair = _pair(self.name, self.pair, models)
         assert isinstance(pair, PSp)
         assert isinstance(pair.encoder, GradualStyleEncoder)
-        net = _OneLevel(copy.deepcopy(pair.encoder).requires_grad_(True), pair.latent_avg)
+        encoder = copy.deepcopy(pair.encoder).requires_grad_(True).train()
+        net = _OneLevel(encoder, pair.latent_avg)
         return PrivateTask(self, net, pair, data, models, guides, distance, out, device, seed)
 
 
@@ -383,6 +384,7 @@ class PrivateTask:
         net = self.model.get_submodule("net")
         return {
             "guides": [g.name for g in self.guides],
+            "lpips_on": self.distance.kind,
             "photos": len(self.training),
             "parameters": sum(p.numel() for p in net.parameters()),
         }

@@ -200,7 +200,7 @@ class WenTask:
         net = self.model.get_submodule("net")
         return {
             "encoder": self.encoder.name,
-            "identity": self.encoder.spec.dim,
+            "identity_length": self.encoder.spec.dim,
             "photos": len(self.training),
             "parameters": sum(p.numel() for p in net.parameters()),
         }

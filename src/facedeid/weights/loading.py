@@ -10,7 +10,7 @@ from torch import Tensor
 
 from facedeid.errors import UnsafeCheckpointError, WeightsError
 
-__all__ = ["load_mixed", "load_state"]
+__all__ = ["load_mixed", "load_state", "plain"]
 
 
 def load_state(path: Path | str) -> dict[str, Tensor]:
@@ -22,13 +22,22 @@ def load_state(path: Path | str) -> dict[str, Tensor]:
     """
     path = Path(path)
     state = load_mixed(path, {})
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(map(plain, state.values())):
         held = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__
         raise WeightsError(
             f"{path} is not a plain dict of tensors (it holds: {held[:200]}); "
             "`facedeid models import` converts the published training files"
         )
     return {str(key): value for key, value in state.items()}
+
+
+def plain(value: object) -> bool:
+    """Whether it is a dense tensor whose numbers are all in the file."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return False
+    if value.is_nested or value.is_meta or value.is_quantized:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def load_mixed(path: Path, inert: Mapping[str, type]) -> object:

@@ -55,6 +55,10 @@ _FITTING: Mapping[str, Mapping[str, tuple[int, ...] | None]] = {
         "linear7.conv.weight": (512, 1, 7, 6),
         "linear1.conv.weight": (128, 512, 1, 1),
     },
+    "psp_ffhq_encode": {
+        "encoder.styles.17.linear.weight": (512, 512),
+        "decoder.convs.15.conv.weight": (1, 32, 32, 3, 3),
+    },
     "stylegan2_ffhq_256": {
         "convs.11.conv.weight": (1, 128, 128, 3, 3),
         "convs.12.conv.weight": None,
@@ -303,14 +307,15 @@ def import_file(name: str, path: Path | str, *, converted: Path | None = None) -
     published = accept(known, path)
     chosen = converted or path
     if known.sha256 is None:
-        _must_fit(known, chosen)
+        _must_fit(known, chosen, path)
     _place(known.stored, lambda target: _copy(chosen, target))
     _pin(name, {"sha256": sha256_of(store() / known.stored), "source_sha256": published})
     return status(name, check=True)
 
 
-def _must_fit(known: Checkpoint, path: Path) -> None:
-    """Open a file that no hash vouches for, before it is recorded as the right one.
+def _must_fit(known: Checkpoint, path: Path, given: Path) -> None:
+    """Open a file that no hash vouches for, before it is recorded as the right one; errors name the
+    one that was given.
 
     Raises:
         UnsafeCheckpointError: it would run code; nothing was run.
@@ -327,7 +332,7 @@ def _must_fit(known: Checkpoint, path: Path) -> None:
     for key, shape in wanted.items():
         if found.get(key) != shape:
             raise WeightsError(
-                f"{path} is not {known.name}: its tensor {key} is {_told(found.get(key))} instead "
+                f"{given} is not {known.name}: its tensor {key} is {_told(found.get(key))} instead "
                 f"of {_told(shape)}; get {known.filename} from {known.source}"
             )
 
