@@ -808,13 +808,7 @@ def selected(
 
 
 def _selected(settings: Settings, recognizers: Sequence[Recognizer], *, single: bool) -> Selection:
-    selection = Selection.of(
-        settings.keep,
-        settings.only,
-        recognizers,
-        detector=settings.detector,
-        first_frame=settings.first_frame,
-    )
+    selection = settings.selection(recognizers)
     if selection.of_one_photo and not single:
         raise OptionError(
             "a face's number or region means something in one photo only: give a single photo, "

@@ -407,6 +407,7 @@ def verify(
     """Say for each face of ORIGINAL whether recognisers still match it in PROTECTED."""
     from facedeid import imaging
     from facedeid.models import Models
+    from facedeid.pipeline import looks_of
     from facedeid.verification import compare
 
     before = imaging.read(original, first_frame=first_frame)
@@ -417,10 +418,13 @@ def verify(
             f"{after.width}×{after.height}: faces are compared place by place, so both must "
             "have the same size"
         )
-    looks = [("", before.rgb8, after.rgb8)]
-    if before.translucent or after.translucent:  # a face may show in the opacity
-        pages = {" on white": 255, " on black": 0}
-        looks += [(name, before.over(level), after.over(level)) for name, level in pages.items()]
+    translucent = before.translucent or after.translucent
+    looks = zip(
+        ("", " on white", " on black"),
+        looks_of(before, translucent),
+        looks_of(after, translucent),
+        strict=False,
+    )
     models = Models(device)
     options: Any = {"require": require, "detector": detector, "min_face": min_face}
     found = [

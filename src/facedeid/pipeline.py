@@ -40,6 +40,7 @@ __all__ = [
     "Previews",
     "Protected",
     "Settings",
+    "looks_of",
     "protect",
     "protect_file",
     "protect_photo",
@@ -142,6 +143,16 @@ class Settings:
             raise OptionError(
                 f"min_face must be a whole number, {SMALLEST} pixels or more, got {self.min_face}"
             )
+
+    def selection(self, recognizers: Sequence[Recognizer]) -> Selection:
+        """What `keep` and `only` mean; see `Selection.of`."""
+        return Selection.of(
+            self.keep,
+            self.only,
+            recognizers,
+            detector=self.detector,
+            first_frame=self.first_frame,
+        )
 
     @classmethod
     def of(cls, method: "str | Method", options: Mapping[str, Any]) -> "Settings":
@@ -250,7 +261,7 @@ class _Item:
     face: Face
     method: Method
     embeddings: list[list[Tensor] | None]
-    """Of the original, per look (`_looks`) and recogniser; None where no face is seen."""
+    """Of the original, per look (`looks_of`) and recogniser; None where no face is seen."""
     pasted: Pasted | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     fallback: bool = False
@@ -311,13 +322,7 @@ def protect_photo(
     for recognizer in recognizers:
         recognizer.threshold(settings.require)  # before anything is charged
     settings.method.ready(models)
-    selection = Selection.of(
-        settings.keep,
-        settings.only,
-        recognizers,
-        detector=settings.detector,
-        first_frame=settings.first_frame,
-    )
+    selection = settings.selection(recognizers)
     unused: tuple[str, ...] = ()
     if protect is None:
         protect, unused = selection.choose(photo.rgb8, found), selection.unused(found)
@@ -330,7 +335,7 @@ def protect_photo(
         return _without_faces(photo, found, settings, stage, clock, unused)
     with clock("verify"):
         places = [item.face.landmarks for item in items]
-        for look, rgb in enumerate(_looks(photo, photo.translucent)):
+        for look, rgb in enumerate(looks_of(photo, photo.translucent)):
             vectors = [recognizer.embed_photo(rgb, places) for recognizer in recognizers]
             for n, item in enumerate(items):
                 seen = not look or find_again(rgb, item.face, settings.detector) is not None
@@ -395,7 +400,7 @@ def _attempts(
                 with clock("write"):
                     written = stack.enter_context(stage(candidate))
                 with clock("verify"):
-                    _verify(items, _looks(written, photo.translucent), recognizers, settings)
+                    _verify(items, looks_of(written, photo.translucent), recognizers, settings)
                 todo = [item for item in items if not (item.verdict and item.verdict.protected)]
                 last = settings.on_unprotected == "release" and attempt == len(attempts)
                 if todo and not last:
@@ -430,7 +435,7 @@ def _verify(
                 break
 
 
-def _looks(photo: Photo, translucent: bool) -> list[NDArray[np.uint8]]:
+def looks_of(photo: Photo, translucent: bool) -> list[NDArray[np.uint8]]:
     """The colours of a photo, and what is seen of it on white and on black where the original is
     translucent: a face may hide in the opacity, which stays.
     """
