@@ -23,6 +23,7 @@ from facedeid.errors import FacedeidError, OptionError, OutputError
 from facedeid.pipeline import Settings
 from facedeid.plan import Plan, planned
 from facedeid.report import read_records
+from facedeid.weights import sha256_of
 
 PORTRAITS = 6
 
@@ -54,6 +55,8 @@ def test_workers_and_order_change_nothing(album: Path, tmp_path: Path) -> None:
     two = protect_folder(album, tmp_path / "two", "noise", seed=3, on_unprotected="release", jobs=2)
     assert one.counts == two.counts
     assert len(one.done) == PORTRAITS
+    for item in one.done:
+        assert item.record["sha256"] == sha256_of(tmp_path / "one" / item.photo)
     a, b = hashes(tmp_path / "one"), hashes(tmp_path / "two")
     for name in photos(album):
         assert a[name] == b[name]

@@ -39,6 +39,7 @@ def test_a_budget_is_set_spent_shown_refused_and_reset(typed, hopper_path, tmp_p
     assert [word for word in ("grace", "6", "1", "7") if word not in text] == []
     assert typed("budget", "reset", "grace", *file)[0] == 0
     assert Ledger(ledger).accounts("grace")[0].spent == 0
+    assert "grace" in typed("budget", *file)[1]
     assert typed("budget", "set", "none", "grace", *file)[0] == 0
     assert Ledger(ledger).accounts("grace") == []
     assert typed("budget", "set", "5", *file)[0] == 0
@@ -59,6 +60,8 @@ def test_a_ledger_that_cannot_be_looked_at(typed, tmp_path):
         (("budget", "set", "20", ""), "it is empty"),
         (("budget", "reset"), "or --all"),
         (("budget", "show", "nobody"), "knows nobody called 'nobody'"),
+        (("budget", "reset", "nobody"), "knows nobody called 'nobody'"),
+        (("budget", "--ledger", "{photo}", "show"), "give --ledger after the command: budget show"),
         (("protect", "{photo}", "-m", "identity-dp", "--seed", "1"), "takes no seed"),
         (("protect", "{photo}", "-m", "identity-dp", "--epsilon", "0"), "epsilon must be positive"),
         (("protect", "{photo}", "-m", "identity-dp", "--epsilon", "1e-9"), "1e-06 or more"),
@@ -76,6 +79,17 @@ def test_wrong_words_are_explained(words, complaint, typed, hopper_path, tmp_pat
     assert code == 2
     assert complaint in text
     assert not list((tmp_path / "out").glob("*.jpg"))
+
+
+def test_a_file_that_is_no_ledger_is_told_before_anything_is_done(typed, hopper_path, tmp_path):
+    other = tmp_path / "notes.txt"
+    other.write_text("no ledger " * 100)
+    words = ("protect", hopper_path, "-m", "identity-dp", "--ledger", other, "-o", tmp_path / "out")
+    code, text = typed(*words)
+    assert code == 1
+    assert "notes.txt" in text
+    assert not (tmp_path / "out").exists()
+    assert other.read_text() == "no ledger " * 100
 
 
 def test_several_draws_and_their_contact_sheet(typed, hopper_path, tmp_path, ledger):

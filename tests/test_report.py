@@ -84,7 +84,7 @@ def photo(*faces, status="protected", message="1 of 1 faces protected"):
 
 def line(name="a.jpg", *faces, released=True, **options):
     faces = faces or (face(match()),)
-    return report.record(name, photo(*faces, **options), output=name if released else None)
+    return report.record(name, photo(*faces, **options), output=Path(name) if released else None)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,9 @@ class Elements(HTMLParser):
 def test_photo_line_follows_the_schema():
     made = line("a/b.jpg", face(match(), match("arc", 0.3, white_box=True), index=0), kept(1))
     assert json.loads(json.dumps(made, allow_nan=False)) == made
-    assert {"schema", "type", "photo", "status", "message", "released", "width", "height"} | {
+    assert {"schema", "type", "photo", "status", "message", "released", "sha256"} | {
+        "width",
+        "height",
         "dropped",
         "seconds",
         "charges",
@@ -166,8 +168,9 @@ def test_photo_line_follows_the_schema():
 
 
 def test_output_is_not_a_map_from_source_to_result():
-    made = report.record("anna.jpg", photo(), output="p-0001.jpg")
+    made = report.record("anna.jpg", photo(), output=Path("p-0001.jpg"))
     assert made["released"] is True
+    assert made["sha256"] is None  # no such file
     assert "p-0001" not in json.dumps(made)
     assert line(released=False)["released"] is False
 

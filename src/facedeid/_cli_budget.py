@@ -1,7 +1,7 @@
 """`facedeid budget`: what releases have spent of each person's privacy, and limits to it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -9,6 +9,9 @@ from rich.table import Table
 
 from facedeid._cli_console import application, console
 from facedeid.errors import OptionError
+
+if TYPE_CHECKING:
+    from facedeid.privacy import Account, Ledger
 
 __all__ = ["app"]
 
@@ -22,10 +25,12 @@ File = Annotated[
 
 
 @app.callback(invoke_without_command=True)
-def budget(context: typer.Context) -> None:
+def budget(context: typer.Context, ledger: File = None) -> None:
     """Privacy budgets. Without a command: show."""
     if context.invoked_subcommand is None:
-        show()
+        show(ledger=ledger)
+    elif ledger is not None:
+        raise OptionError(f"give --ledger after the command: budget {context.invoked_subcommand}")
 
 
 @app.command()
@@ -37,9 +42,7 @@ def show(
     from facedeid.privacy import Ledger
 
     book = Ledger(ledger)
-    accounts = book.accounts(subject)
-    if subject is not None and not accounts:
-        raise OptionError(f"the ledger {book.path} knows nobody called {subject!r}")
+    accounts = _accounts(book, subject)
     table = Table()
     for head in ("subject", "spent ε", "releases", "limit", "left"):
         table.add_column(head, overflow="fold")
@@ -53,6 +56,18 @@ def show(
     general = book.general_limit()
     out.print(f"limit of all others: {'none' if general is None else f'{general:g}'}")
     out.print(f"ledger {escape(str(book.path))}")
+
+
+def _accounts(book: "Ledger", subject: str | None) -> "list[Account]":
+    """All, or one.
+
+    Raises:
+        OptionError: nobody knows it.
+    """
+    accounts = book.accounts(subject)
+    if subject is not None and not accounts:
+        raise OptionError(f"the ledger {book.path} knows nobody called {subject!r}")
+    return accounts
 
 
 @app.command("set")
@@ -90,5 +105,7 @@ def reset(
 
     if (subject is None) != everybody:
         raise OptionError("say whose spends are to be forgotten: a subject, or --all")
-    forgotten = Ledger(ledger).reset(subject)
+    book = Ledger(ledger)
+    _accounts(book, subject)
+    forgotten = book.reset(subject)
     out.print(f"{counted(forgotten, 'release')} forgotten; limits are kept")

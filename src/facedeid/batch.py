@@ -35,6 +35,7 @@ from facedeid.methods import Method
 from facedeid.models import Models, Recognizer
 from facedeid.pipeline import UNPROTECTED, PhotoReport, Settings, protect_file
 from facedeid.plan import Choose, Plan
+from facedeid.privacy import Ledger
 from facedeid.selection import Selection
 
 __all__ = [
@@ -411,10 +412,10 @@ def _work(job: _Job) -> Done:
         ours = job.replace or new
         if ours and os.path.lexists(job.target):
             message += _removed(job, paid=isinstance(error, PrivacyError) and not new)
-        there = relative if ours and os.path.lexists(job.target) else None
+        there = job.target if ours and os.path.lexists(job.target) else None
         outcome = PhotoReport(status="error", message=message, width=0, height=0, charges=charged)
         return Done(relative, stamp, report.record(relative, outcome, output=there), ())
-    released = relative if result.photo is not None else None
+    released = None if result.photo is None else job.target
     return Done(
         relative,
         stamp,
@@ -593,7 +594,7 @@ def protect_folder(
         OptionError: before anything is written, an option or a plan cannot be followed.
         OutputError: before anything is written, something would be overwritten.
         WeightsError: before anything is written, weights are not here.
-        PrivacyError: before anything is written, OpenDP is not installed.
+        PrivacyError: before anything is written, OpenDP is not installed, or the ledger is none.
         FacedeidError: a worker process died.
     """
     settings = Settings.of(method, options)
@@ -756,6 +757,8 @@ def _head(settings: Settings, found: Found) -> dict[str, Any]:
     """First line of the report, once it is clear that the settings can be followed."""
     models = Models(settings.device)
     settings.method.ready(models)
+    if settings.method.cost is not None:
+        Ledger(None if settings.ledger is None else Path(settings.ledger)).general_limit()
     recognizers = models.recognizers(settings.recognizers)
     for recognizer in recognizers:
         recognizer.threshold(settings.require)

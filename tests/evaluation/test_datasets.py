@@ -197,6 +197,15 @@ def test_impostor_pairs_are_different_ones_either_way_round(lfw):
     assert len(impostor) == len({frozenset((pair.first, pair.second)) for pair in impostor}) == 11
 
 
+def test_photos_beside_the_folders_of_people_are_told(lfw):
+    (lfw / "pairs.txt").unlink()
+    assert "left out" not in load(f"people:{lfw}").summary
+    shutil.copy(lfw / "Ann_A" / "Ann_A_0001.jpg", lfw / "loose.jpg")
+    dataset = load(f"people:{lfw}")
+    assert "loose.jpg" not in dataset.keys
+    assert "; 1 photo in no person's folder left out" in dataset.summary
+
+
 def test_a_copy_of_a_photo_is_no_other_photo(lfw):
     (lfw / "pairs.txt").unlink()
     before = load(f"people:{lfw}")

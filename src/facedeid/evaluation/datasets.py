@@ -22,6 +22,7 @@ from facedeid import imaging
 from facedeid.errors import OptionError, PhotoError
 from facedeid.evaluation.sources import content_of, lfw_photos, listed, photos_below
 from facedeid.models.naming import expanded
+from facedeid.report import counted
 
 __all__ = ["KINDS", "Dataset", "Pair", "load", "load_lfw", "load_people", "load_photos"]
 
@@ -55,6 +56,8 @@ class Dataset:
     """Key -> the file as it is."""
     place: Path = field(default_factory=Path)
     """Where it was found."""
+    loose: int = 0
+    """Photos that lie beside the folders of people: whose they are is not known."""
 
     def read(self, key: str) -> NDArray[np.uint8]:
         """H×W×3 uint8 RGB, upright.
@@ -113,7 +116,8 @@ class Dataset:
             return f"{text}, of nobody knows whom: every photo is compared with itself"
         people = len(set(self.identities.values()))
         pairs = f"{len(self.genuine()):,} genuine and {len(self.impostor()):,} impostor pairs"
-        return f"{text} of {people:,} people, {pairs}"
+        loose = f"; {counted(self.loose, 'photo')} in no person's folder left out"
+        return f"{text} of {people:,} people, {pairs}{loose if self.loose else ''}"
 
 
 def load(text: str, away: Collection[Path] = ()) -> Dataset:
@@ -260,7 +264,9 @@ def load_people(path: Path, away: Collection[Path] = ()) -> Dataset:
     Raises:
         OptionError: not a folder, no photos, or no person with two photos.
     """
-    names = _once(path, [name for name in listed(path, away) if "/" in name])
+    found = listed(path, away)
+    placed = [name for name in found if "/" in name]
+    names = _once(path, placed)
     who = {name: name.split("/")[0] for name in names}
     people: dict[str, list[str]] = {}
     for name in names:
@@ -278,6 +284,7 @@ def load_people(path: Path, away: Collection[Path] = ()) -> Dataset:
         pairs,
         lambda key: content_of(path / key),
         path,
+        len(found) - len(placed),
     )
 
 

@@ -1,11 +1,13 @@
 """What the lines of a report say: one for the run, one per photo, one for the summary."""
 
+import hashlib
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import facedeid
@@ -78,13 +80,13 @@ def run_record(
     }
 
 
-def record(relative: str, report: "PhotoReport", *, output: str | None) -> dict[str, Any]:
+def record(relative: str, report: "PhotoReport", *, output: Path | None) -> dict[str, Any]:
     """The line of one photo.
 
     Args:
         relative: path below the input folder, with `/`; it names the source and the result.
         report: what happened to it.
-        output: where the result was written, None: nowhere. Only whether there is one is kept.
+        output: the result, None: there is none. Its hash is kept, not where it lies.
     """
     return {
         "schema": SCHEMA,
@@ -93,6 +95,7 @@ def record(relative: str, report: "PhotoReport", *, output: str | None) -> dict[
         "status": report.status,
         "message": _text(report.message, relative),
         "released": output is not None,
+        "sha256": None if output is None else _sha256(output),
         "width": report.width,
         "height": report.height,
         "dropped": [_text(part, relative) for part in report.dropped],
@@ -101,6 +104,15 @@ def record(relative: str, report: "PhotoReport", *, output: str | None) -> dict[
         "unused": list(report.unused),
         "faces": [_face(face) for face in report.faces],
     }
+
+
+def _sha256(path: Path) -> str | None:
+    """Of a file's content; None where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def _face(face: "FaceReport") -> dict[str, Any]:
