@@ -179,11 +179,16 @@ def test_what_a_budget_was_spent_on_is_not_lost_to_a_refusal(album, ledger, tmp_
     ledger.set_limit("grace", 3)
     options = {"subject": "grace", "ledger": str(ledger.path), "on_unprotected": "release"}
     one, out = album / "grace/one.png", tmp_path / "out"
-    protect_folder(one, out, METHOD, **options)
+    (first,) = protect_folder(one, out, METHOD, **options).done
     paid = (out / "one.png").read_bytes()
-    run = protect_folder(one, out, METHOD, overwrite=True, **options)
-    assert run.counts == {"error": 1}
-    assert "an earlier run is still there" in run.done[0].record["message"]
+    for _ in range(2):
+        run = protect_folder(one, out, METHOD, overwrite=True, **options)
+        assert run.counts == {"error": 1}
+        record = run.done[0].record
+        assert "an earlier run is still there" in record["message"]
+        assert record["earlier"] is True
+        assert record["faces"] == first.record["faces"] != []  # how it was verified
+        assert record["sha256"] == first.record["sha256"]
     assert (out / "one.png").read_bytes() == paid
     assert spent(ledger) == {"grace": 3}
 

@@ -303,10 +303,10 @@ class _Manifest:
             for item in self.earlier.values():
                 self.append("earlier", **dataclasses.asdict(item))
 
-    def unprotected(self, photo: str) -> bool:
-        """Whether the earlier result of that name was released unprotected."""
+    def record(self, photo: str) -> Mapping[str, Any] | None:
+        """What is known of the earlier result of that name."""
         item = self.done.get(photo) or self.earlier.get(photo)
-        return item is not None and UNPROTECTED in str(item.record["message"])
+        return None if item is None else item.record
 
     def others(self, done: Sequence[Done]) -> list[Done]:
         """What earlier runs did with photos that are not among these, if the result is still there
@@ -372,9 +372,14 @@ class _Job:
     plan: Plan | None
     originals: bool
     replace: bool
-    unprotected: bool
-    """The earlier result that would be replaced was released unprotected."""
+    earlier: Mapping[str, Any] | None
+    """The record of the earlier result that would be replaced."""
     threads: int | None
+
+    @property
+    def unprotected(self) -> bool:
+        """Whether that was released unprotected."""
+        return self.earlier is not None and UNPROTECTED in str(self.earlier["message"])
 
 
 _models: dict[str, Models] = {}
@@ -414,7 +419,10 @@ def _work(job: _Job) -> Done:
             message += _removed(job, paid=isinstance(error, PrivacyError) and not new)
         there = job.target if ours and os.path.lexists(job.target) else None
         outcome = PhotoReport(status="error", message=message, width=0, height=0, charges=charged)
-        return Done(relative, stamp, report.record(relative, outcome, output=there), ())
+        line = report.record(relative, outcome, output=there)
+        if there is not None and not new and job.earlier is not None:
+            line |= {"faces": job.earlier["faces"], "earlier": True}  # how that was verified
+        return Done(relative, stamp, line, ())
     released = None if result.photo is None else job.target
     return Done(
         relative,
@@ -658,7 +666,7 @@ def protect_folder(
                 plan=plan,
                 originals=report_originals,
                 replace=source.relative in manifest.ours,
-                unprotected=manifest.unprotected(source.relative),
+                earlier=manifest.record(source.relative),
                 threads=max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None,
             )
             for source in todo
