@@ -11,6 +11,7 @@ import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -219,6 +220,83 @@ def test_a_reference_photo_that_changed_is_another_setting(album: Path, tmp_path
     shutil.copy(album / "1.png", reference)
     with pytest.raises(OptionError, match=r"had other settings \(a file that they name may"):
         protect_folder(album, tmp_path / "out", keep=(str(reference),), resume=True)
+
+
+def test_a_recogniser_that_changed_is_another_setting(tmp_path: Path) -> None:
+    file = tmp_path / "judge.onnx"
+    settings = Settings(recognizers=("dlib", f"onnx:{file}?threshold=0.5"))
+    seen = []
+    for content in (b"old", b"new"):
+        file.write_bytes(content)
+        seen.append(batch._digest(settings, planned=False))
+    assert seen[0] != seen[1]
+
+
+def test_folders_are_not_told_whatever_signs_are_in_their_names(tmp_path: Path) -> None:
+    folder = tmp_path / 'Anna\'s "best" photos'
+    folder.mkdir()
+    (folder / "x.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(400))
+    run = protect_folder(folder, tmp_path / "o'ut", "mask")
+    assert run.counts == {"error": 1}
+    assert run.done[0].record["message"].startswith("x.jpg: ")
+    written = run.report_path.read_text() + (run.output / batch.REPORT_JSONL).read_text()
+    assert "Anna" not in written
+
+
+def test_a_result_whose_source_broke_goes_and_that_is_told(album: Path, tmp_path: Path) -> None:
+    source, target = album / "0.png", tmp_path / "out"
+    protect_folder(source, target, "mask")
+    source.write_bytes(b"half of it")
+    run = protect_folder(source, target, "mask", resume=True)
+    assert run.counts == {"error": 1}
+    assert "the result of an earlier run was removed" in run.done[0].record["message"]
+    assert photos(target) == []
+
+
+def test_one_file_given_twice_is_taken_once(album: Path) -> None:
+    found = collect([album, album / "0.png", str(album / ".." / album.name / "0.png")], None)
+    assert [source.relative for source in found.sources] == [f"{i}.png" for i in range(PORTRAITS)]
+
+
+def test_draws_of_a_photo_with_a_long_name(album: Path, tmp_path: Path) -> None:
+    names = [f"{251 * letter}.png" for letter in "ab"]
+    for name in names:
+        shutil.copy(album / "0.png", tmp_path / name)
+    given = [tmp_path / name for name in names]
+    run = protect_folder(given, tmp_path / "out", draws=2, **WEAK)  # type: ignore[arg-type]
+    assert len(run.done) == 4
+    assert len(list((tmp_path / "out" / batch.SHEETS).iterdir())) == 2
+
+
+def test_lines_of_something_else_are_no_manifest(album: Path, tmp_path: Path) -> None:
+    run = protect_folder(album / "0.png", tmp_path / "out", "mask")
+    shutil.copy(run.output / batch.REPORT_JSONL, run.output / MANIFEST)
+    with pytest.raises(OptionError, match="is not the manifest of a run"):
+        protect_folder(album / "0.png", tmp_path / "out", "mask", overwrite=True)
+
+
+def test_a_full_disk_does_not_forget_what_is_there(
+    album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    protect_folder(album / "0.png", target, **WEAK)  # type: ignore[arg-type]
+    before = (target / MANIFEST).read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr(batch.report, "write_whole", full)
+    with pytest.raises(OutputError, match="full"):
+        protect_folder(album / "0.png", target, "mask", overwrite=True)
+    assert (target / MANIFEST).read_bytes() == before
+
+
+def test_another_run_below_the_output_is_left_alone(album: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "out" / "other" / f"{imaging.TEMPORARY_PREFIX}1.tmp"
+    theirs.parent.mkdir(parents=True)
+    theirs.touch()
+    protect_folder(album / "0.png", tmp_path / "out", "mask")
+    assert theirs.exists()
 
 
 def test_an_unexpected_error_ends_one_photo_not_the_run(
@@ -607,7 +685,7 @@ def test_a_plan_belongs_to_the_photo_for_which_it_was_written(
 
 
 def test_what_others_had_finished_when_a_worker_died_is_kept(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Pool:
         def __init__(self, *_: object) -> None: ...
@@ -616,19 +694,22 @@ def test_what_others_had_finished_when_a_worker_died_is_kept(
 
         def __exit__(self, *_: object) -> None: ...
         def shutdown(self, **_: object) -> None: ...
-        def submit(self, _: object, job: int | None) -> "Future[int]":
+        def submit(self, _: object, job: SimpleNamespace) -> "Future[int]":
             future: Future[int] = Future()
-            if job is None:
+            if job.number is None:
                 future.set_exception(BrokenProcessPool())
             else:
-                future.set_result(job)
+                future.set_result(job.number)
             return future
 
     monkeypatch.setattr(batch, "ProcessPoolExecutor", Pool)
+    jobs = [SimpleNamespace(number=n, target=tmp_path / "a.png") for n in (1, 2, None, 3)]
     for _ in range(20):  # they come in any order
+        unverified = tmp_path / f"{imaging.TEMPORARY_PREFIX}1.tmp"
+        unverified.touch()
         found: list[object] = []
         results = batch._results(
-            [1, 2, None, 3],  # type: ignore[list-item]
+            jobs,  # type: ignore[arg-type]
             4,
             lambda _: None,
             lambda: False,
@@ -637,6 +718,7 @@ def test_what_others_had_finished_when_a_worker_died_is_kept(
         with pytest.raises(FacedeidError, match="what is done is kept"):
             found.extend(results)
         assert sorted(map(str, found)) == ["1", "2", "3"]
+        assert not unverified.exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs flock")

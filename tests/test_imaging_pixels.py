@@ -178,8 +178,10 @@ def test_a_full_palette_gives_way_to_rgb_and_other_pixels_keep_their_colours():
     assert np.array_equal(back.samples.values, changed.samples.values)
 
 
-def test_gif_keeps_its_palette_and_takes_the_nearest_colours():
-    photo = imaging.parsed(files.saved(files.image("P"), "GIF", transparency=9))
+@pytest.mark.parametrize("mode", ["P", "L"])
+def test_gif_keeps_its_palette_and_takes_the_nearest_colours(mode):
+    photo = imaging.parsed(files.saved(files.image(mode), "GIF", transparency=9))
+    assert photo.samples.alpha.min() == 0
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     smooth = (photo.rgb // 2 + noise // 2).astype(np.uint8)
     changed = photo.replaced(smooth, TOUCHED)

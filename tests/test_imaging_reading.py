@@ -1,3 +1,4 @@
+import io
 import os
 import struct
 import threading
@@ -10,7 +11,7 @@ import numpy as np
 import pillow_heif
 import pytest
 import tifffile
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 import imaging_files as files
 from facedeid import imaging
@@ -235,6 +236,42 @@ def test_floats_are_shown_in_the_documented_range(low, high, black, white):
     photo = imaging.parsed(files.tiff(samples))
     expected = (samples.astype(float) - black) / (white - black) * 65535
     assert np.abs(photo.rgb[..., 0] - expected).max() <= 1
+
+
+@pytest.mark.parametrize("white", [1, 255])
+def test_few_floats_beyond_white_do_not_turn_a_picture_black(white):
+    plain = files.face().astype(np.float32) * (white / 255)
+    samples = plain.copy()
+    samples[:2, :2], samples[5, 5] = 1.03 * white, -0.01 * white
+    photo = imaging.parsed(files.tiff(samples))
+    usual = imaging.parsed(files.tiff(plain))
+    kept = samples == plain
+    assert np.array_equal(photo.rgb[kept], usual.rgb[kept])
+    assert np.array_equal(imaging.parsed(imaging.encode(photo)).samples.values, samples)
+
+
+def test_floats_with_many_highlights_are_not_black():
+    samples = files.face().astype(np.float32) * (1.5 / 255)
+    assert imaging.parsed(files.tiff(samples)).rgb8.mean() > 0.9 * files.face().mean()
+
+
+def test_the_colour_profile_of_float_colour_stays():
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    file = io.BytesIO()
+    samples = files.face().astype(np.float32) / 255
+    tifffile.imwrite(file, samples, photometric="rgb", iccprofile=icc, description="by Ada")
+    photo = imaging.parsed(file.getvalue())
+    assert photo.dropped == ("metadata other than the colour profile",)
+    back = imaging.parsed(imaging.encode(photo)).metadata.icc
+    assert back is not None
+    assert ImageCms.ImageCmsProfile(io.BytesIO(back)).profile.xcolor_space == "RGB "
+
+
+def test_transparency_that_cannot_be_kept_is_told():
+    file = io.BytesIO()
+    values = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+    Image.fromarray(values).save(file, "PNG", transparency=7)
+    assert imaging.parsed(file.getvalue()).dropped == ("transparency of one grey",)
 
 
 def test_constant_floats_are_read():

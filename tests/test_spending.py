@@ -193,6 +193,21 @@ def test_what_a_budget_was_spent_on_is_not_lost_to_a_refusal(album, ledger, tmp_
     assert spent(ledger) == {"grace": 3}
 
 
+def test_a_paid_result_survives_a_source_that_broke_and_is_not_paid_twice(album, ledger, tmp_path):
+    options = {"subject": "grace", "ledger": str(ledger.path), "on_unprotected": "release"}
+    one, out = album / "grace/one.png", tmp_path / "out"
+    protect_folder(one, out, METHOD, **options)
+    paid = (out / "one.png").read_bytes()
+    os.utime(one, (1, 1))  # as copying does
+    run = protect_folder(one, out, METHOD, resume=True, **options)
+    assert (run.resumed, spent(ledger)) == (1, {"grace": 3})
+    one.write_bytes(b"half of it")
+    run = protect_folder(one, out, METHOD, resume=True, **options)
+    assert "still there" in run.done[0].record["message"]
+    assert (out / "one.png").read_bytes() == paid
+    assert spent(ledger) == {"grace": 3}
+
+
 def test_an_earlier_result_that_became_a_folder_ends_one_photo(album, tmp_path):
     out = tmp_path / "out"
     protect_folder(album / "grace", out, "mask")

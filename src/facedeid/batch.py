@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import glob
 import hashlib
+import json
 import multiprocessing
 import os
 import signal
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 
 from facedeid import imaging, report
 from facedeid.defaults import METHOD
-from facedeid.errors import FacedeidError, OptionError, OutputError, PrivacyError
+from facedeid.errors import FacedeidError, OptionError, OutputError
 from facedeid.faces import Face
 from facedeid.methods import Method
 from facedeid.models import Models, Recognizer
@@ -60,6 +61,10 @@ REPORT_HTML = "facedeid-report.html"
 REPORT_JSONL = "facedeid-report.jsonl"
 SHEETS = "contact-sheets"
 """Folder of the draws side by side."""
+MOST_DRAWS = 1000
+"""More cannot be seen side by side."""
+LONGEST_NAME = 255
+"""Bytes that file systems give the name of a file."""
 PATIENCE = 0.2
 """Seconds between looks at whether a run with workers is to end at once."""
 NOT_FOLLOWED = "linked folders, not followed; name them as arguments to include them"
@@ -155,7 +160,10 @@ def collect(inputs: Sequence[str | Path], output: Path | None) -> Found:
             _walk(path, output, found)
         elif not path.is_dir():
             found.sources.append(Source(path, path.name))
-    found.sources = list(dict.fromkeys(found.sources))
+    once: dict[tuple[Path, str], Source] = {}
+    for source in found.sources:
+        once.setdefault((_real(source.path), source.relative), source)
+    found.sources = list(once.values())
     if not found.sources:
         for given in inputs:
             if os.path.isdir(given) and _is(Path(given), output):  # noqa: PTH112 (nor long names)
@@ -239,14 +247,19 @@ def _delete(path: Path) -> None:
         raise OutputError(f"cannot remove {path}: {error.strerror}") from error
 
 
-def _stamp(source: Source, plan: Plan | None) -> str:
-    """Changes when a photo, or what the plan says of it, does."""
+def _stamp(source: Source, plan: Plan | None, method: Method) -> str:
+    """Changes when a photo, or what the plan says of it, does. With a budget its content counts,
+    not its date: the same pixels must not be paid for twice.
+    """
     try:
         facts = source.path.stat()
+        state = f"{facts.st_size}-{facts.st_mtime_ns}"
+        if method.cost is not None:
+            with source.path.open("rb") as file:
+                state = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return "unreadable"
-    planned = "" if plan is None else f"-{plan.digest(source.relative)}"
-    return f"{facts.st_size}-{facts.st_mtime_ns}{planned}"
+    return state if plan is None else f"{state}-{plan.digest(source.relative)}"
 
 
 # ------------------------------------------------------------------------------- the manifest
@@ -269,19 +282,28 @@ class _Manifest:
         """Photos begun by this run and not done, and what was there before (see `_identity`)."""
         there = os.path.exists(path)  # noqa: PTH110 (no error where it cannot be seen)
         for line in report.read_records(path) if there else ():
-            if line["type"] == "run":
-                self.digest = line["digest"]
-                self.settings = line.get("settings", {})  # earlier versions did not say
-            elif line["type"] == "begun":
-                self.ours.add(line["photo"])
-            elif line["type"] in ("done", "earlier"):
-                item = Done(line["photo"], line["stamp"], line["record"], line["previews"])
-                if line["type"] == "done":
-                    self.done[item.photo] = item
-                    if not item.record["released"]:  # what lies there now is somebody else's
-                        self.ours.discard(item.photo)
-                else:
-                    self.earlier[item.photo] = item
+            try:
+                self._read(line)
+            except (KeyError, TypeError) as error:
+                raise OptionError(
+                    f"{path} is not the manifest of a run; move it away, or choose another folder "
+                    "with -o"
+                ) from error
+
+    def _read(self, line: Mapping[str, Any]) -> None:
+        if line["type"] == "run":
+            self.digest = line["digest"]
+            self.settings = line.get("settings", {})  # earlier versions did not say
+        elif line["type"] == "begun":
+            self.ours.add(line["photo"])
+        elif line["type"] in ("done", "earlier"):
+            item = Done(line["photo"], line["stamp"], line["record"], line["previews"])
+            if line["type"] == "done":
+                self.done[item.photo] = item
+                if not item.record["released"]:  # what lies there now is somebody else's
+                    self.ours.discard(item.photo)
+            else:
+                self.earlier[item.photo] = item
 
     def open(self, *, resume: bool, private: bool = False) -> None:
         """Go on with the earlier runs' lines, or start over; what is ours stays known. `private`:
@@ -294,14 +316,15 @@ class _Manifest:
                 if item.photo in self.ours and os.path.lexists(self._path.parent / item.photo)
             }
             self.done, self.digest = {}, None
-            _delete(self._path)
+            lines = [_line("begun", photo=photo) for photo in sorted(self.ours)]
+            lines += [_line("earlier", **dataclasses.asdict(i)) for i in self.earlier.values()]
+            if lines:  # at once: what is known of those results is nowhere else
+                data = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+                report.write_whole(self._path, [data.encode("ascii")], private=private)
+            else:
+                _delete(self._path)
         self._writer = report.Writer(self._path, private=private)
         self.close = self._writer.close
-        if not resume:
-            for photo in sorted(self.ours):
-                self.append("begun", photo=photo)
-            for item in self.earlier.values():
-                self.append("earlier", **dataclasses.asdict(item))
 
     def record(self, photo: str) -> Mapping[str, Any] | None:
         """What is known of the earlier result of that name."""
@@ -342,7 +365,11 @@ class _Manifest:
                     _delete(result)
 
     def append(self, kind: str, **values: Any) -> None:
-        self._writer.append({"schema": report.SCHEMA, "type": kind, **values})
+        self._writer.append(_line(kind, **values))
+
+
+def _line(kind: str, **values: Any) -> dict[str, Any]:
+    return {"schema": report.SCHEMA, "type": kind, **values}
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -381,6 +408,12 @@ class _Job:
         """Whether that was released unprotected."""
         return self.earlier is not None and UNPROTECTED in str(self.earlier["message"])
 
+    @property
+    def paid(self) -> bool:
+        """Whether a budget was spent on that: it could not be made again."""
+        spent = self.earlier is not None and bool(self.earlier.get("charges"))
+        return spent or self.settings.method.cost is not None
+
 
 _models: dict[str, Models] = {}
 """Per process: networks are read once."""
@@ -394,7 +427,7 @@ def _work(job: _Job) -> Done:
     if device not in _models:
         _models[device] = Models(device)
     relative = job.source.relative
-    stamp = _stamp(job.source, job.plan)
+    stamp = _stamp(job.source, job.plan, job.settings.method)
     charged: dict[str, float] = {}
     before = _identity(job.target)
     try:
@@ -412,11 +445,13 @@ def _work(job: _Job) -> Done:
         previews = report.encode_previews(result.report, result.previews, originals=job.originals)
     except Exception as error:  # one photo must not end a run over thousands
         expected = isinstance(error, FacedeidError)
-        message = str(error) if expected else f"unexpected {type(error).__name__}: {error}"
+        message = _told(error, job)
+        if not expected:
+            message = f"unexpected {type(error).__name__}: {message}"
         new = _identity(job.target) != before  # written, but nobody could say how it is
         ours = job.replace or new
         if ours and os.path.lexists(job.target):
-            message += _removed(job, paid=isinstance(error, PrivacyError) and not new)
+            message += _removed(job, paid=job.paid and not new)
         there = job.target if ours and os.path.lexists(job.target) else None
         outcome = PhotoReport(status="error", message=message, width=0, height=0, charges=charged)
         line = report.record(relative, outcome, output=there)
@@ -432,6 +467,18 @@ def _work(job: _Job) -> Done:
     )
 
 
+def _told(error: Exception, job: _Job) -> str:
+    """What an error says, without the folders of the files that it names."""
+    names = {str(job.source.path): job.source.relative, str(job.target): job.source.relative}
+    for path in (job.target.parent, Path(job.settings.ledger or "")):
+        if path.is_absolute():
+            names[str(path)] = path.name
+    text = str(error)
+    for known in sorted(names, key=len, reverse=True):
+        text = text.replace(known, names[known])
+    return text
+
+
 def _removed(job: _Job, *, paid: bool) -> str:
     """Take away an earlier result of ours (none of the originals: see `collect`) that there is no
     new one for; one that a budget was spent on could not be made again. What to say of it.
@@ -442,8 +489,8 @@ def _removed(job: _Job, *, paid: bool) -> str:
     try:
         job.target.unlink(missing_ok=True)
     except OSError as error:
-        return f"; {job.target} could not be removed: {error.strerror}{said}"
-    return ""
+        return f"; {job.source.relative} could not be removed: {error.strerror}{said}"
+    return "; the result of an earlier run was removed"
 
 
 def _as_worker(pids: "SimpleQueue[int]") -> None:
@@ -498,6 +545,8 @@ def _results(
                     _sweep({job.target.parent for job in jobs})
                     return
         except BrokenProcessPool:
+            pool.shutdown(wait=True, cancel_futures=True)
+            _sweep({job.target.parent for job in jobs})
             raise FacedeidError(
                 "a worker process died; what is done is kept. If memory ran out, go on with "
                 "--resume and fewer --jobs. In a script, call protect_folder with jobs > 1 below "
@@ -649,7 +698,7 @@ def protect_folder(
         for source in sources:
             earlier = manifest.done.get(source.relative)
             if earlier is not None and _is_current(
-                earlier, _stamp(source, plan), folder / source.relative
+                earlier, _stamp(source, plan, settings.method), folder / source.relative
             ):
                 run.done.append(earlier)
             else:
@@ -714,8 +763,8 @@ def check_together(
     """
     if jobs < 1:
         raise OptionError(f"--jobs must be at least 1, got {jobs}")
-    if draws < 1 or (draws > 1 and planned):
-        raise OptionError("--draws must be at least 1, and exactly 1 with a plan")
+    if not 1 <= draws <= MOST_DRAWS or (draws > 1 and planned):
+        raise OptionError(f"--draws must be 1 to {MOST_DRAWS}, and exactly 1 with a plan")
     if resume and overwrite:
         raise OptionError("--resume goes on and --overwrite starts over: give one of them")
     if (jobs > 1 or resume) and settings.method.options().get("album"):
@@ -739,7 +788,11 @@ def _draw(number: int) -> str:
 
 
 def _sheet(name: str) -> str:
-    return f"{SHEETS}/{name}.jpg"
+    base, last = os.path.split(name)
+    if len(os.fsencode(last)) > LONGEST_NAME - 4:
+        mark = hashlib.sha256(os.fsencode(last)).hexdigest()[:8]
+        last = f"{os.fsencode(last)[:200].decode(errors='ignore')}-{mark}"
+    return "/".join(part for part in (SHEETS, base, f"{last}.jpg") if part)
 
 
 def _write_sheets(run: Run, draws: int) -> None:
@@ -831,7 +884,8 @@ def _selected(settings: Settings, recognizers: Sequence[Recognizer], *, single: 
 def _digest(settings: Settings, *, planned: bool) -> str:
     """Changes when the settings, or a file that they name, do; a plan's boxes are in `_stamp`."""
     digest = hashlib.sha256(repr(settings).encode() + b" with a plan" * planned)
-    for text in (*settings.keep, *settings.only, settings.detector):
+    judges = [text.removeprefix("onnx:").partition("?")[0] for text in settings.recognizers or ()]
+    for text in (*settings.keep, *settings.only, settings.detector, *judges):
         if os.path.isfile(text):  # noqa: PTH113 (no error for names that are too long)
             digest.update(Path(text).read_bytes())
     return digest.hexdigest()
@@ -862,9 +916,9 @@ def _opened(
     _make_folder(folder)
     if os.path.exists(path):  # noqa: PTH110 (no error where it cannot be seen)
         report.Writer(path).close()  # nobody else is at work here
-    for leftover in folder.rglob(f"{imaging.TEMPORARY_PREFIX}*.tmp"):
-        _delete(leftover)  # what a killed run left unverified
     manifest = _Manifest(path)
+    results = {*manifest.ours, *(source.relative for source in sources)}
+    _sweep({folder, *((folder / name).parent for name in results)})
     if resume and manifest.digest not in (None, digest):
         raise OptionError(
             "--resume: the interrupted run had other settings "

@@ -51,7 +51,7 @@ class Selection:
         """
         numbers, regions, people = set(), [], []
         for text in (*keep, *only):
-            if text.strip().isdecimal():
+            if text.strip().isdecimal() and len(text) < 10:  # no photo has more faces
                 numbers.add(int(text))
             elif (region := _region(text)) is not None:
                 regions.append(region)

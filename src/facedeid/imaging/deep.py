@@ -14,14 +14,18 @@ from facedeid.errors import PhotoError
 from facedeid.imaging.metadata import Metadata
 from facedeid.imaging.pixels import Model, Samples
 
-__all__ = ["UNKNOWN", "float_tiff_size", "is_deep", "png", "ranged", "samples", "tiff"]
+__all__ = ["UNKNOWN", "float_tiff_size", "is_deep", "png", "profile", "ranged", "samples", "tiff"]
 
 Array = NDArray[Any]
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else damage goes to stderr
 
 UNKNOWN = "TIFF with this arrangement of samples is not handled"
+HIGHLIGHTS = 16
+"""What a float sample may be where white is 1, and so many times white otherwise."""
 _RESOLUTION_TAGS = frozenset([282, 283, 296, 305])
+_TELLING_TAGS = (270, 271, 272, 306, 315, 700, 33432, 33723, 34665, 34853)
+"""Description, camera, date, author, XMP, rights, IPTC, EXIF, position."""
 
 
 def is_deep(image: Image.Image, data: bytes, format: str) -> bool:
@@ -51,6 +55,14 @@ def float_tiff_size(data: bytes) -> tuple[int, int] | None:
     if wide and pages > 1:
         raise PhotoError(f"it has {pages} pages; split it, only single pictures are handled")
     return size if wide and page.planarconfig == 1 else None
+
+
+def profile(data: bytes) -> tuple[bytes | None, bool]:
+    """The colour profile of a TIFF that only tifffile reads, and whether it says more of itself."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page: Any = file.pages[0]
+        icc = page.iccprofile
+        return bytes(icc) if icc else None, any(tag in page.tags for tag in _TELLING_TAGS)
 
 
 def samples(data: bytes) -> Samples:
@@ -100,14 +112,22 @@ def _divided(values: Array) -> Array:
 def ranged(values: Array, model: Model) -> Samples:
     """Float or 32-bit samples with the range that they are shown in.
 
+    Of floats, few beyond white are highlights: a range that reached up to the brightest of them
+    would turn the picture, and the faces in it, black.
+
     Raises:
         PhotoError: some are not finite.
     """
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise PhotoError("the photo holds values that are not numbers (NaN or infinite)")
+    floats = values.dtype.kind == "f"
+    least, most = np.percentile(values, (1, 99)) if floats else (low, high)
+    if floats and 1 < most <= high <= HIGHLIGHTS and least >= 0 and low >= -1:
+        return Samples(values, model, low=0, high=float(most))
     for white in (1, 255, 65535):
-        if low >= 0 and high <= white:
+        extreme = white * HIGHLIGHTS if floats else white
+        if least >= 0 and most <= white and -white <= low and high <= extreme:
             return Samples(values, model, low=0, high=white)
     return Samples(values, model, low=low, high=high if high > low else low + 1)
 

@@ -32,6 +32,11 @@ def from_pillow(image: Image.Image) -> Samples:
         return _positive(image, ranged(np.asarray(image), "grey"))
     if mode == "P":
         return _from_palette(image)
+    clear = image.info.get("transparency")
+    if image.format == "GIF" and mode == "L" and isinstance(clear, int):
+        palette = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 4, 1)
+        palette[:, 3] = np.where(palette[:, 0] == clear, 0, 255)
+        return Samples(np.array(image), "palette", palette)
     if mode in ("PA", "La", "RGBa"):
         image = image.convert("RGBA")
     elif mode in ("RGBX", "YCbCr", "HSV"):

@@ -22,6 +22,7 @@ from PIL import (
 from facedeid.errors import FacedeidError, PhotoError
 from facedeid.imaging import carried, deep, native, sniff
 from facedeid.imaging.coding import coding
+from facedeid.imaging.metadata import Metadata
 from facedeid.imaging.photo import Coding, Photo, Source
 from facedeid.imaging.pixels import Samples
 from facedeid.imaging.quiet import quiet
@@ -128,10 +129,19 @@ def _decoded(data: bytes, format: str, max_pixels: int, first_frame: bool) -> Ph
                 raise PhotoError(f"{deep.UNKNOWN}; save it with 8 bits a channel first") from error
             raise
         _check_size(size, data, format, max_pixels)
-        return Photo.of(deep.samples(data), coding=Coding("TIFF"))
+        found = deep.samples(data)
+        icc, more = deep.profile(data)
+        return Photo.of(
+            found,
+            coding=Coding("TIFF"),
+            metadata=carried.matching(Metadata(icc=icc), found.model),
+            dropped=("metadata other than the colour profile",) if more else (),
+        )
     _check_size(image.size, data, format, max_pixels)
     dropped = _frames(image, format, first_frame)
     orientation, metadata, extras = carried.metadata(image, data, format)
+    if image.mode.startswith("I;16") and "transparency" in image.info:
+        extras += ("transparency of one grey",)
     if format == "TIFF":
         orientation = 1  # both decoders turn it themselves
     samples = _samples(image, data, format)

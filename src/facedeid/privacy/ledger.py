@@ -42,11 +42,20 @@ def ledger_path() -> Path:
     """Where the ledger is unless one is named: $FACEDEID_LEDGER, or below the user's data folder.
 
     That is $XDG_DATA_HOME or ~/.local/share (%LOCALAPPDATA% on Windows).
+
+    Raises:
+        PrivacyError: there is no home folder.
     """
     if named := os.environ.get("FACEDEID_LEDGER"):
         return Path(named)
     base = os.environ.get("XDG_DATA_HOME") or os.environ.get("LOCALAPPDATA")
-    return (Path(base) if base else Path.home() / ".local/share") / "facedeid/budget.sqlite"
+    try:
+        return (Path(base) if base else Path.home() / ".local/share") / "facedeid/budget.sqlite"
+    except RuntimeError as error:
+        raise PrivacyError(
+            "there is no home folder for a ledger of budgets; name a file with --ledger or "
+            "$FACEDEID_LEDGER"
+        ) from error
 
 
 @dataclass(frozen=True)

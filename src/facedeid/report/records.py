@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -195,7 +196,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         count = _numbers(value)
         return f"{count} numbers left out" if count > LONGEST else [_plain(v) for v in value]
-    return _text(str(value))
+    text = str(value)
+    if Path(text).is_absolute() and os.path.lexists(text):  # whatever signs are in it
+        return Path(text).name
+    return _text(text)
 
 
 def _numbers(value: Any) -> int:
