@@ -253,6 +253,10 @@ def test_few_floats_beyond_white_do_not_turn_a_picture_black(white):
 def test_floats_with_many_highlights_are_not_black():
     samples = files.face().astype(np.float32) * (1.5 / 255)
     assert imaging.parsed(files.tiff(samples)).rgb8.mean() > 0.9 * files.face().mean()
+    clear = np.dstack([samples, np.ones(samples.shape[:2], np.float32)])
+    photo = imaging.parsed(files.tiff(clear))
+    assert photo.rgb8.mean() > 0.9 * files.face().mean()
+    assert photo.samples.alpha.min() == 65535
 
 
 def test_the_colour_profile_of_float_colour_stays():

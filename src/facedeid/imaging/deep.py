@@ -124,7 +124,8 @@ def ranged(values: Array, model: Model) -> Samples:
     floats = values.dtype.kind == "f"
     least, most = np.percentile(values, (1, 99)) if floats else (low, high)
     if floats and 1 < most <= high <= HIGHLIGHTS and least >= 0 and low >= -1:
-        return Samples(values, model, low=0, high=float(most))
+        opaque = model in ("grey", "rgb")  # full opacity is 1, however bright the colours are
+        return Samples(values, model, low=0, high=float(most) if opaque else 1)
     for white in (1, 255, 65535):
         extreme = white * HIGHLIGHTS if floats else white
         if least >= 0 and most <= white and -white <= low and high <= extreme:
