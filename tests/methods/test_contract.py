@@ -136,6 +136,7 @@ def test_an_empty_batch_is_no_error(method: Method) -> None:
 @pytest.mark.parametrize(
     ("batch", "complaint"),
     [
+        (np.zeros((1, 3, 256, 256), np.float32), "must be a torch tensor"),
         (torch.zeros(1, 1, 256, 256), "N×3×S×S"),
         (torch.zeros(1, 3, 256, 200), "N×3×S×S"),
         (torch.zeros(1, 3, 256, 256, dtype=torch.float64), "float32"),

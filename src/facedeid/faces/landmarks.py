@@ -74,7 +74,14 @@ def faces_from_boxes(rgb8: NDArray[np.uint8], boxes: Sequence[ArrayLike]) -> lis
 
 
 def from_landmarks(landmarks: ArrayLike) -> Face:
-    """A face whose 68 landmarks the caller knows; its box encloses them."""
+    """A face whose 68 landmarks the caller knows; its box encloses them.
+
+    Args:
+        landmarks: 68×2, x and y in pixels of the upright photo, in the order of dlib's 68 points.
+
+    Raises:
+        OptionError: they are not 68×2 finite numbers.
+    """
     points = np.array(landmarks, np.float64)
     if points.shape != (68, 2) or not np.isfinite(points).all():
         raise OptionError(f"landmarks must be 68×2 finite numbers, got shape {points.shape}")

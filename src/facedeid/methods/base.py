@@ -117,7 +117,8 @@ class Method:
         """De-identify aligned faces.
 
         Args:
-            faces: N×3×S×S float32, RGB in [-1, 1], in the canonical (FFHQ) frame; never written to.
+            faces: tensor N×3×S×S float32, RGB in [-1, 1], in the canonical (FFHQ) frame; never
+                written to.
             models: where networks come from.
             random: one generator per face (`facedeid.random.stream`).
             landmarks: N×68×2 in pixels of the frame, for methods that use them.
@@ -145,6 +146,10 @@ class Method:
     def _check_input(
         self, faces: Tensor, random: Sequence[torch.Generator], landmarks: Tensor | None
     ) -> None:
+        if not torch.is_tensor(faces):
+            raise OptionError(
+                f"faces must be a torch tensor (torch.from_numpy), got {type(faces).__name__}"
+            )
         if faces.ndim != 4 or faces.shape[1] != 3 or faces.shape[2] != faces.shape[3]:
             raise OptionError(f"faces must be N×3×S×S, got {tuple(faces.shape)}")
         if self.frame is not None and faces.shape[2] != self.frame:
