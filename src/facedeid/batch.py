@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from facedeid import imaging, report
 from facedeid.defaults import METHOD
-from facedeid.errors import FacedeidError, OptionError, OutputError
+from facedeid.errors import FacedeidError, OptionError, OutputError, WeightsError
 from facedeid.faces import Face
 from facedeid.methods import Method
 from facedeid.models import Models, Recognizer
@@ -38,6 +38,7 @@ from facedeid.pipeline import UNPROTECTED, PhotoReport, Settings, protect_file
 from facedeid.plan import Choose, Plan
 from facedeid.privacy import Ledger
 from facedeid.selection import Selection
+from facedeid.weights import sha256_of
 
 __all__ = [
     "MANIFEST",
@@ -255,9 +256,8 @@ def _stamp(source: Source, plan: Plan | None, method: Method) -> str:
         facts = source.path.stat()
         state = f"{facts.st_size}-{facts.st_mtime_ns}"
         if method.cost is not None:
-            with source.path.open("rb") as file:
-                state = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+            state = sha256_of(source.path)
+    except (OSError, WeightsError):
         return "unreadable"
     return state if plan is None else f"{state}-{plan.digest(source.relative)}"
 

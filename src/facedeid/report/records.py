@@ -1,6 +1,5 @@
 """What the lines of a report say: one for the run, one per photo, one for the summary."""
 
-import hashlib
 import math
 import os
 import re
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import facedeid
+from facedeid.errors import WeightsError
+from facedeid.weights import sha256_of
 
 if TYPE_CHECKING:
     from facedeid.models import Recognizer
@@ -110,9 +111,8 @@ def record(relative: str, report: "PhotoReport", *, output: Path | None) -> dict
 def _sha256(path: Path) -> str | None:
     """Of a file's content; None where it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+        return sha256_of(path)
+    except WeightsError:
         return None
 
 
