@@ -425,6 +425,25 @@ def test_a_resumed_run_reports_other_photos_of_the_earlier_one(
     assert reported(run) == {"blank.png": "no-face"}
 
 
+def test_a_resumed_run_does_not_replace_the_result_of_another_photo_of_that_name(
+    album: Path, tmp_path: Path
+) -> None:
+    target, other = tmp_path / "out", tmp_path / "other"
+    other.mkdir()
+    protect_folder(album / "0.png", target, "mask")
+    before = (target / "0.png").read_bytes()
+    (other / "0.png").write_bytes((album / "1.png").read_bytes())
+    with pytest.raises(OptionError, match=r"out/0\.png is the result of another"):
+        protect_folder(other, target, "mask", resume=True)
+    assert (target / "0.png").read_bytes() == before
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    shutil.copy2(album / "0.png", moved)  # the same file in another place is gone on with
+    assert protect_folder(moved, target, "mask", resume=True).resumed == 1
+    assert protect_folder(other, target, "mask", overwrite=True).counts == {"protected": 1}
+    assert (target / "0.png").read_bytes() != before
+
+
 def test_overwriting_reports_what_it_does_not_replace(
     album: Path, blank: Path, tmp_path: Path
 ) -> None:

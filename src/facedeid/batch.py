@@ -90,6 +90,8 @@ class Done:
     """Size and modification time of the source: another file of that name is done afresh."""
     record: Mapping[str, Any]
     previews: Sequence[Mapping[str, str]]
+    origin: str | None = None
+    """Tells sources of the same name apart (see `_origin`); earlier versions did not note it."""
 
     @property
     def status(self) -> str:
@@ -248,6 +250,11 @@ def _delete(path: Path) -> None:
         raise OutputError(f"cannot remove {path}: {error.strerror}") from error
 
 
+def _origin(source: Source) -> str:
+    """Another for a photo that lies elsewhere."""
+    return hashlib.sha256(os.fsencode(_real(source.path))).hexdigest()[:12]
+
+
 def _stamp(source: Source, plan: Plan | None, method: Method) -> str:
     """Changes when a photo, or what the plan says of it, does. With a budget its content counts,
     not its date: the same pixels must not be paid for twice.
@@ -297,7 +304,9 @@ class _Manifest:
         elif line["type"] == "begun":
             self.ours.add(line["photo"])
         elif line["type"] in ("done", "earlier"):
-            item = Done(line["photo"], line["stamp"], line["record"], line["previews"])
+            item = Done(
+                line["photo"], line["stamp"], line["record"], line["previews"], line.get("origin")
+            )
             if line["type"] == "done":
                 self.done[item.photo] = item
                 if not item.record["released"]:  # what lies there now is somebody else's
@@ -457,14 +466,10 @@ def _work(job: _Job) -> Done:
         line = report.record(relative, outcome, output=there)
         if there is not None and not new and job.earlier is not None:
             line |= {"faces": job.earlier["faces"], "earlier": True}  # how that was verified
-        return Done(relative, stamp, line, ())
+        return Done(relative, stamp, line, (), _origin(job.source))
     released = None if result.photo is None else job.target
-    return Done(
-        relative,
-        stamp,
-        report.record(relative, result.report, output=released),
-        previews,
-    )
+    line = report.record(relative, result.report, output=released)
+    return Done(relative, stamp, line, previews, _origin(job.source))
 
 
 def _told(error: Exception, job: _Job) -> str:
@@ -681,12 +686,14 @@ def protect_folder(
         sheets = [_sheet(source.relative) for source in sources]
         sources = _drawn(sources, draws, folder)
     digest = _digest(settings, planned=plan is not None)
+    stamp = functools.partial(_stamp, plan=plan, method=settings.method)
     manifest = _opened(
         folder,
         sources,
         sheets,
         said,
         digest,
+        stamp,
         started=head["started"],
         resume=resume,
         overwrite=overwrite,
@@ -698,7 +705,7 @@ def protect_folder(
         for source in sources:
             earlier = manifest.done.get(source.relative)
             if earlier is not None and _is_current(
-                earlier, _stamp(source, plan, settings.method), folder / source.relative
+                earlier, stamp(source), folder / source.relative
             ):
                 run.done.append(earlier)
             else:
@@ -897,6 +904,7 @@ def _opened(
     sheets: Sequence[str],
     said: Mapping[str, Any],
     digest: str,
+    stamp: Callable[[Source], str],
     *,
     started: str,
     resume: bool,
@@ -924,6 +932,16 @@ def _opened(
             "--resume: the interrupted run had other settings "
             f"({_differing(manifest.settings, said)}); repeat them, or start over with --overwrite"
         )
+    for source in sources if resume else ():
+        known = manifest.done.get(source.relative)
+        if known is None or known.origin in (None, _origin(source)):
+            continue
+        if known.record["released"] and known.stamp != stamp(source):
+            raise OptionError(
+                f"--resume: {folder / source.relative} is the result of another photo of that "
+                f"name, not of {source.path}; choose another folder with -o, or replace it with "
+                "--overwrite"
+            )
     for sheet in sheets:
         if sheet not in manifest.ours and os.path.lexists(folder / sheet):
             raise OutputError(
