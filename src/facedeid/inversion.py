@@ -1,6 +1,7 @@
 """Into a generator's latent space and back: what methods that move faces there share."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
@@ -8,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facedeid.faces import frame_masks
-from facedeid.landmarks import MEAN_FACE
+from facedeid.faces import feature_masks, frame_masks
+from facedeid.landmarks import LEFT_EYE, LIPS, MEAN_FACE, RIGHT_EYE
 from facedeid.losses import mse, perceptual
 from facedeid.nets.landmark_net import LandmarkNet
 from facedeid.nets.lpips import Lpips
@@ -17,7 +18,18 @@ from facedeid.nets.residual import small
 from facedeid.nets.style_pair import LatentPair
 from facedeid.registration import Registration
 
-__all__ = ["Detail", "Inverted", "change", "inner", "invert", "refined", "scaled", "tuned"]
+__all__ = [
+    "SPARED",
+    "Detail",
+    "Inverted",
+    "Spared",
+    "change",
+    "inner",
+    "invert",
+    "refined",
+    "scaled",
+    "tuned",
+]
 
 Detail = Literal["kept", "none"]
 """`none`: a face is what the generator makes. `kept`: it is the photo, and within the face what
@@ -31,6 +43,23 @@ and recognisers hardly look at it."""
 BORDER = 12
 """Pixels (of 256) within the face's edge over which what is generated fades into the photo: hair,
 jaw and ears are the photo's, which takes little from what changes who it is."""
+
+TONE = 16
+"""σ in pixels (of 256) of the average over which `keep_tone` keeps the photo's colour: light and
+shade, not features."""
+
+Spared = Literal["eyes-mouth", "mouth", "none"]
+SPARED: Mapping[Spared, tuple[tuple[int, ...], ...]] = {
+    "eyes-mouth": (RIGHT_EYE, LEFT_EYE, LIPS),
+    "mouth": (LIPS,),
+    "none": (),
+}
+"""Parts of the face that stay the photo's: what lies between the lids (gaze), the lips and what is
+between them (expression, teeth)."""
+SOFT = 4
+"""σ in pixels (of 256) with which they fade into what is generated."""
+_GRID = 32
+"""Side of the square on which colours are averaged."""
 
 _Pair = TypeVar("_Pair", bound=LatentPair)
 
@@ -55,6 +84,20 @@ def change(made: Tensor, base: Tensor, cover: Tensor, residue: Tensor | float = 
     return brightness + COLOUR * (difference - brightness)
 
 
+def keep_tone(part: Tensor, mask: Tensor) -> Tensor:
+    """A change N×3×s×s without its average colour around each pixel, weighed by the mask.
+
+    So skin stays as light or dark, and as lit, as it is in the photo.
+    """
+    place = torch.arange(_GRID, device=part.device, dtype=part.dtype)
+    near = torch.exp(-((place[:, None] - place).square()) / (2 * (TONE * _GRID / 256) ** 2))
+    weight, value = (
+        near @ F.interpolate(x, (_GRID, _GRID), mode="area") @ near for x in (mask, mask * part)
+    )
+    average = value / weight.clamp_min(1e-3)
+    return part - F.interpolate(average, part.shape[-2:], mode="bilinear", align_corners=False)
+
+
 @dataclass(frozen=True, eq=False)
 class Inverted:
     """Faces with their codes, at the generator's resolution."""
@@ -64,13 +107,16 @@ class Inverted:
     landmarks: Tensor
     """N×68×2 in pixels of the cover."""
     mask: Tensor
-    """N×1×s×s, 1 well within the face: where detail "kept" shows what is generated (`inner`)."""
+    """N×1×s×s, 1 where detail "kept" shows what is generated: well within the face (`inner`), and
+    not where features are spared."""
     codes: Tensor
     """W+, N×L×D."""
     base: Tensor
     """The reconstruction, N×3×s×s, not clipped."""
     place: Registration | None = None
     """Moves features back to where the faces have them."""
+    tone: bool = False
+    """Whether detail "kept" leaves the faces their average colour (`keep_tone`)."""
 
     def rows(self, rows: Tensor) -> "Inverted":
         """Some of the faces."""
@@ -78,9 +124,14 @@ class Inverted:
         def of(part: Tensor) -> Tensor:
             return part[rows.to(part.device)]
 
-        place = None if self.place is None else self.place.rows(rows)
-        return Inverted(
-            of(self.cover), of(self.landmarks), of(self.mask), of(self.codes), of(self.base), place
+        return replace(
+            self,
+            cover=of(self.cover),
+            landmarks=of(self.landmarks),
+            mask=of(self.mask),
+            codes=of(self.codes),
+            base=of(self.base),
+            place=None if self.place is None else self.place.rows(rows),
         )
 
     def registered(self, made: Tensor, detail: Detail, residue: float = 1.0) -> Tensor:
@@ -93,16 +144,22 @@ class Inverted:
         """What a viewer gets of generated faces N×3×s×s, at the generator's resolution."""
         if detail == "none":
             return made.clamp(-1, 1)
-        part = change(made, self.base, self.cover, residue)
-        return (self.cover + self.mask * part).clamp(-1, 1)
+        return self._changed(self.cover, made, self.base, self.mask, residue)
 
     def full(self, faces: Tensor, made: Tensor, detail: Detail, residue: float = 1.0) -> Tensor:
         """`shown` at the resolution of the faces, N×3×S×S."""
         large, base = (_enlarged(x, faces) for x in (made, self.base))
         if detail == "none":
             return large.clamp(-1, 1)
-        mask = _enlarged(self.mask, faces).clamp(0, 1)
-        return (faces + mask * change(large, base, faces, residue)).clamp(-1, 1)
+        return self._changed(faces, large, base, _enlarged(self.mask, faces).clamp(0, 1), residue)
+
+    def _changed(
+        self, faces: Tensor, made: Tensor, base: Tensor, mask: Tensor, residue: float
+    ) -> Tensor:
+        part = change(made, base, faces, residue)
+        if self.tone:
+            part = keep_tone(part, mask)
+        return (faces + mask * part).clamp(-1, 1)
 
 
 def _enlarged(x: Tensor, like: Tensor) -> Tensor:
@@ -122,10 +179,14 @@ def invert(
     faces: Tensor,
     landmarks: Tensor | None,
     network: LandmarkNet | None = None,
+    *,
+    tone: bool = False,
+    spared: Spared = "none",
 ) -> Inverted:
     """Encode aligned faces N×3×S×S in [-1, 1]; landmarks N×68×2, or None for the mean face's.
 
     `network`: places landmarks for `Inverted.registered`; None: features stay where they are made.
+    `tone`: as in `Inverted`. `spared`: a key of `SPARED`.
     """
     full = faces.shape[-1]
     if landmarks is None:
@@ -133,9 +194,12 @@ def invert(
     codes = pair.encode(faces)
     points = scaled(landmarks, full, pair.side)
     mask = inner(frame_masks(points, pair.side).to(faces))
+    if SPARED[spared]:
+        kept = feature_masks(points, pair.side, SPARED[spared], SOFT * pair.side / 256)
+        mask = mask * (1 - kept.to(mask))
     cover = small(faces, pair.side)
     place = None if network is None else Registration.of(network, cover)
-    return Inverted(cover, points, mask, codes, pair.decode(codes), place)
+    return Inverted(cover, points, mask, codes, pair.decode(codes), place, tone)
 
 
 @torch.enable_grad()

@@ -12,26 +12,33 @@ __all__ = [
     "EYES",
     "FACE_BOX",
     "FIVE_POINTS",
+    "LEFT_EYE",
+    "LIPS",
     "MEAN_FACE",
     "MIRRORED",
     "MOUTH",
     "NOSE",
     "PARTS",
+    "RIGHT_EYE",
     "similarity",
 ]
 
 CHIN = tuple(range(17))
 BROWS = tuple(range(17, 27))
 NOSE = tuple(range(27, 36))
-EYES = tuple(range(36, 48))
+RIGHT_EYE = tuple(range(36, 42))
+LEFT_EYE = tuple(range(42, 48))
+EYES = RIGHT_EYE + LEFT_EYE
 MOUTH = tuple(range(48, 68))
+LIPS = tuple(range(48, 60))
+"""Their outer edge."""
 
 PARTS = {"chin": CHIN, "nose": NOSE, "eyes": EYES, "mouth": MOUTH}
 """Those whose displacement is measured; the brows are not."""
 
 FIVE_POINTS: tuple[tuple[int, ...], ...] = (
-    tuple(range(36, 42)),
-    tuple(range(42, 48)),
+    RIGHT_EYE,
+    LEFT_EYE,
     (30,),
     (48,),
     (54,),

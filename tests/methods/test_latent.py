@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from facedeid.errors import OptionError, WeightsError
-from facedeid.faces import align, detect, frame, frame_masks
-from facedeid.inversion import Inverted, inner, invert, refined, scaled, tuned
+from facedeid.faces import align, detect, feature_masks, frame, frame_masks
+from facedeid.inversion import SPARED, Inverted, inner, invert, refined, scaled, tuned
+from facedeid.landmarks import LEFT_EYE, LIPS, NOSE, RIGHT_EYE
 from facedeid.losses import displacement, mse, ssim
 from facedeid.methods import create, parse
 from facedeid.methods.fsap import Likeness, Perturbation, Steps, perturb
@@ -219,6 +220,55 @@ def test_the_border_of_a_face_is_the_photos(found):
     assert torch.equal(inner(torch.ones(1, 1, 4, 4)), torch.ones(1, 1, 4, 4))
 
 
+def test_light_and_skin_tone_stay_the_photos(portraits, found):
+    crops, points = portraits
+    lit = invert(MODELS.pair(), crops, points, tone=True)
+    assert torch.equal(lit.full(crops, lit.base, "kept"), crops)
+    dark = found.base - 0.5
+    whole, kept = (x.full(crops, dark, "kept") - crops for x in (found, lit))
+    assert whole.min() < -0.4
+    assert kept.abs().max() < 0.05
+    made = MODELS.pair().decode(found.codes.flip(0))
+    averages = [pooled(x.full(crops, made, "kept") - crops, 32) for x in (found, lit)]
+    assert averages[1].abs().mean() < 0.4 * averages[0].abs().mean()
+    shown, large = lit.shown(made, "kept"), lit.full(crops, made, "kept")
+    assert (shown - pooled(large, 2)).abs().mean() < 0.01
+
+
+def pooled(pictures, size):
+    return torch.nn.functional.avg_pool2d(pictures, size)
+
+
+def test_spared_features_are_the_photos_and_the_rest_is_not(portraits, found):
+    crops, points = portraits
+    made = MODELS.pair().decode(found.codes.flip(0))
+    moved = {}
+    for spared in SPARED:
+        one = invert(MODELS.pair(), crops, points, spared=spared)
+        moved[spared] = (one.full(crops, made, "kept", 0) - crops).abs().mean(1, keepdim=True)
+    eyes, mouth, nose = (
+        feature_masks(points, 256, [part], 1) > 0.99 for part in (LEFT_EYE, LIPS, NOSE)
+    )
+    for part, kept_by in ((eyes, ["eyes-mouth"]), (mouth, ["eyes-mouth", "mouth"]), (nose, [])):
+        for spared, change in moved.items():
+            share = change[part].mean() / moved["none"][part].mean()
+            assert share < 0.4 if spared in kept_by else share > 0.9
+
+
+def test_masks_of_features_are_soft_hulls(portraits):
+    _, points = portraits
+    masks = feature_masks(points, 256, [RIGHT_EYE, LEFT_EYE], 2)
+    assert masks.shape == (2, 1, 256, 256)
+    assert 0 <= masks.min() < masks.max() <= 1
+    for face, mask in zip(points, masks[:, 0], strict=True):
+        for eye in (RIGHT_EYE, LEFT_EYE):
+            x, y = face[list(eye)].mean(0).round().int().tolist()
+            assert mask[y, x] > 0.8
+        x, y = face[30].round().int().tolist()
+        assert mask[y, x] == 0
+    assert feature_masks(points[:0], 64, [LIPS], 1).shape == (0, 1, 64, 64)
+
+
 def test_likely_codes_leave_what_is_off_the_axes_and_stay_near_the_mean(found):
     pair, far = MODELS.pair(), 0.5 * torch.randn(found.codes.shape, generator=stream(0))
     start, codes = found.codes, pair.likely(found.codes + 20 * far, found.codes)
@@ -259,6 +309,8 @@ def test_identity_vectors_that_share_a_common_part_are_centred(portraits):
         ("fsap:mode=other", "mode must be"),
         ("fsap:space=some", "space must be"),
         ("fsap:detail=some", "detail must be"),
+        ("fsap:spared=nose", "spared must be eyes-mouth or mouth or none"),
+        ("fsap:tone=2", "tone"),
         ("fsap:inner=-1", "inner must lie"),
         ("fsap:recognizers=[]", "must be names"),
         ("private-encoder:beta=1.5", "beta must lie between 0 and 1"),

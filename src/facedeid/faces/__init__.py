@@ -6,7 +6,7 @@ Finding gives `Face`s, `frame` and `align` cut them out, `paste` is their invers
 from facedeid.faces.alignment import Frame, align, frame, native_size
 from facedeid.faces.detection import DETECTORS
 from facedeid.faces.landmarks import Face, detect, faces_from_boxes, from_landmarks
-from facedeid.faces.pasting import Pasted, face_mask, frame_masks, paste
+from facedeid.faces.pasting import Pasted, face_mask, feature_masks, frame_masks, paste
 
 __all__ = [
     "DETECTORS",
@@ -17,6 +17,7 @@ __all__ = [
     "detect",
     "face_mask",
     "faces_from_boxes",
+    "feature_masks",
     "frame",
     "frame_masks",
     "from_landmarks",

@@ -29,7 +29,7 @@ from facedeid.faces.alignment import Frame
 from facedeid.faces.landmarks import Face, from_landmarks
 from facedeid.faces.resampling import warp
 
-__all__ = ["Pasted", "face_mask", "frame_masks", "paste"]
+__all__ = ["Pasted", "face_mask", "feature_masks", "frame_masks", "paste"]
 
 Region = Literal["face", "box", "ellipse"]
 Rectangle = tuple[int, int, int, int]
@@ -215,6 +215,29 @@ def frame_masks(landmarks: Tensor, side: int) -> Tensor:
     faces = [from_landmarks(points.double().cpu().numpy()) for points in landmarks]
     masks = [torch.from_numpy(face_mask(face, (side, side))) for face in faces]
     return torch.stack(masks)[:, None] if masks else torch.zeros(0, 1, side, side)
+
+
+def feature_masks(
+    landmarks: Tensor, side: int, parts: Sequence[Sequence[int]], softness: float
+) -> Tensor:
+    """Masks of parts of faces in the aligned frame, such as the eyes.
+
+    Args:
+        landmarks: N×68×2 in pixels of the frame.
+        side: of the frame, in pixels.
+        parts: the landmarks of each part; it is their convex hull.
+        softness: σ of the Gaussian with which edges fade, in pixels.
+
+    Returns:
+        N×1×side×side float32 in [0, 1].
+    """
+    masks = np.zeros((len(landmarks), side, side), np.float32)
+    for mask, points in zip(masks, landmarks.double().cpu().numpy(), strict=True):
+        for part in parts:
+            hull = cv2.convexHull(points[list(part)].astype(np.float32))
+            cv2.fillPoly(mask, [np.rint(hull * 16).astype(np.int32)], 1.0, shift=4)
+        mask[:] = cv2.GaussianBlur(mask, (0, 0), softness)
+    return torch.from_numpy(masks)[:, None]
 
 
 _MARGIN, _FEATHER, _UNSURE = 0.03, 0.09, 0.12

@@ -57,10 +57,7 @@ def create(name: str, **options: Any) -> Method:
             takes = ", ".join(sorted(known)) or "no options"
             raise OptionError(f"{name} has no option {key!r}; it takes {takes}")
         if not _fits(value, hints[key]):
-            wanted = (
-                str(hints[key]).replace("typing.", "").removeprefix("<class '").removesuffix("'>")
-            )
-            raise OptionError(f"{name}: {key} must be {wanted}, got {value!r}")
+            raise OptionError(f"{name}: {key} must be {_worded(hints[key])}, got {value!r}")
     return kind(**options)
 
 
@@ -90,6 +87,12 @@ def _options(text: str, rest: str) -> dict[str, Any]:
         else:
             raise OptionError(f"cannot read {text!r}: write NAME:option=value,option=value")
     return {key: _value(value) for key, value in options.items()}
+
+
+def _worded(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, get_args(hint)))
+    return str(hint).replace("typing.", "").removeprefix("<class '").removesuffix("'>")
 
 
 def _open(value: str) -> bool:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from facedeid.errors import OptionError
-from facedeid.inversion import Detail, Inverted, invert, refined, tuned
+from facedeid.inversion import SPARED, Detail, Inverted, Spared, invert, refined, tuned
 from facedeid.losses import displacement, mse, ssim
 from facedeid.methods.adversarial import Adversarial, check_gradients, number, together
 from facedeid.methods.base import Deidentified
@@ -213,7 +213,9 @@ class Fsap(Adversarial):
     misreads; `registered` warps what is generated so that features stay where the photo has them
     (`facedeid.registration`), and `expression` weighs a fourth attribute loss, how far landmarks
     still move (0: without); `detail` "kept" (see `facedeid.inversion`) with the share `residue` of
-    what the generator cannot draw (less looks softer and hides more); `momentum`, several
+    what the generator cannot draw (less looks softer and hides more), and with it `tone`, which
+    keeps the photo's light and skin tone, and `spared`, the features that stay the photo's ("none":
+    everything within the face is changed); `momentum`, several
     recognisers, `refine` steps of latent optimisation and `tune` of pivotal tuning before, `pair`
     "psp" for the published networks, which have no prior (all of W+ is open there). Step sizes are
     in units of the codes; the defaults suit "likely". The paper's setting: iterations 100, inner 6,
@@ -227,7 +229,7 @@ class Fsap(Adversarial):
     tau: float = 1.0
     iterations: int = 20
     inner: int = 2
-    identity_step: float = 0.4
+    identity_step: float = 0.6
     attribute_step: float = 0.03
     mode: Mode = "bi-loss"
     momentum: float = 0.0
@@ -236,6 +238,8 @@ class Fsap(Adversarial):
     space: Space = "likely"
     expression: float = 1.0
     registered: bool = True
+    tone: bool = True
+    spared: Spared = "eyes-mouth"
     refine: int = 0
     tune: int = 0
     pair: str = "facedeid"
@@ -256,6 +260,7 @@ class Fsap(Adversarial):
             ("mode", self.mode, ("bi-loss", "id-only")),
             ("detail", self.detail, ("kept", "none")),
             ("space", self.space, ("likely", "all")),
+            ("spared", self.spared, tuple(SPARED)),
         ):
             if value not in allowed:
                 raise OptionError(f"{name} must be {' or '.join(allowed)}, got {value!r}")
@@ -354,7 +359,8 @@ class Fsap(Adversarial):
         self, faces: Tensor, landmarks: Tensor | None, models: "Models"
     ) -> tuple["LatentPair", Inverted]:
         pair = models.pair(self.pair)
-        found = invert(pair, faces, landmarks, models.landmarks if self.registered else None)
+        network = models.landmarks if self.registered else None
+        found = invert(pair, faces, landmarks, network, tone=self.tone, spared=self.spared)
         if self.refine:
             found = refined(pair, found, models.perceptual, steps=self.refine)
         if self.tune:
