@@ -23,12 +23,14 @@ __all__ = [
     "Detail",
     "Inverted",
     "Spared",
+    "blended",
     "change",
     "inner",
     "invert",
     "refined",
     "scaled",
     "tuned",
+    "within",
 ]
 
 Detail = Literal["kept", "none"]
@@ -45,7 +47,7 @@ BORDER = 12
 jaw and ears are the photo's, which takes little from what changes who it is."""
 
 TONE = 16
-"""σ in pixels (of 256) of the average over which `keep_tone` keeps the photo's colour: light and
+"""σ in pixels (of 256) of the average over which `blended` can keep the photo's colour: light and
 shade, not features."""
 
 Spared = Literal["eyes-mouth", "mouth", "none"]
@@ -84,10 +86,36 @@ def change(made: Tensor, base: Tensor, cover: Tensor, residue: Tensor | float = 
     return brightness + COLOUR * (difference - brightness)
 
 
-def keep_tone(part: Tensor, mask: Tensor) -> Tensor:
-    """A change N×3×s×s without its average colour around each pixel, weighed by the mask.
+def within(mask: Tensor, landmarks: Tensor, spared: Spared = "none") -> Tensor:
+    """Where detail "kept" shows what is generated, of faces' masks N×1×s×s: `inner`, and not where
+    features are spared. Landmarks N×68×2 in pixels of the masks.
+    """
+    core, side = inner(mask), mask.shape[-1]
+    if not SPARED[spared]:
+        return core
+    kept = feature_masks(landmarks, side, SPARED[spared], SOFT * side / 256)
+    return core * (1 - kept.to(core))
 
-    So skin stays as light or dark, and as lit, as it is in the photo.
+
+def blended(
+    cover: Tensor,
+    made: Tensor,
+    base: Tensor,
+    mask: Tensor,
+    residue: Tensor | float = 1.0,
+    *,
+    tone: bool = False,
+) -> Tensor:
+    """The picture of detail "kept", N×3×s×s, not clipped: `change` within the mask N×1×s×s, with
+    `tone` without its average colour (`_even`).
+    """
+    part = change(made, base, cover, residue)
+    return cover + mask * (_even(part, mask) if tone else part)
+
+
+def _even(part: Tensor, mask: Tensor) -> Tensor:
+    """A change N×3×s×s without its average around each pixel, weighed by the mask: skin stays as
+    light or dark, and as lit, as it is in the photo.
     """
     place = torch.arange(_GRID, device=part.device, dtype=part.dtype)
     near = torch.exp(-((place[:, None] - place).square()) / (2 * (TONE * _GRID / 256) ** 2))
@@ -107,8 +135,7 @@ class Inverted:
     landmarks: Tensor
     """N×68×2 in pixels of the cover."""
     mask: Tensor
-    """N×1×s×s, 1 where detail "kept" shows what is generated: well within the face (`inner`), and
-    not where features are spared."""
+    """N×1×s×s, 1 where detail "kept" shows what is generated (`within`)."""
     codes: Tensor
     """W+, N×L×D."""
     base: Tensor
@@ -116,7 +143,7 @@ class Inverted:
     place: Registration | None = None
     """Moves features back to where the faces have them."""
     tone: bool = False
-    """Whether detail "kept" leaves the faces their average colour (`keep_tone`)."""
+    """Whether detail "kept" leaves the faces their average colour (`blended`)."""
 
     def rows(self, rows: Tensor) -> "Inverted":
         """Some of the faces."""
@@ -144,22 +171,20 @@ class Inverted:
         """What a viewer gets of generated faces N×3×s×s, at the generator's resolution."""
         if detail == "none":
             return made.clamp(-1, 1)
-        return self._changed(self.cover, made, self.base, self.mask, residue)
+        return self._blended(self.cover, made, self.base, self.mask, residue)
 
     def full(self, faces: Tensor, made: Tensor, detail: Detail, residue: float = 1.0) -> Tensor:
         """`shown` at the resolution of the faces, N×3×S×S."""
         large, base = (_enlarged(x, faces) for x in (made, self.base))
         if detail == "none":
             return large.clamp(-1, 1)
-        return self._changed(faces, large, base, _enlarged(self.mask, faces).clamp(0, 1), residue)
+        mask = _enlarged(self.mask, faces).clamp(0, 1)
+        return self._blended(faces, large, base, mask, residue)
 
-    def _changed(
-        self, faces: Tensor, made: Tensor, base: Tensor, mask: Tensor, residue: float
+    def _blended(
+        self, cover: Tensor, made: Tensor, base: Tensor, mask: Tensor, residue: float
     ) -> Tensor:
-        part = change(made, base, faces, residue)
-        if self.tone:
-            part = keep_tone(part, mask)
-        return (faces + mask * part).clamp(-1, 1)
+        return blended(cover, made, base, mask, residue, tone=self.tone).clamp(-1, 1)
 
 
 def _enlarged(x: Tensor, like: Tensor) -> Tensor:
@@ -193,10 +218,7 @@ def invert(
         landmarks = torch.from_numpy(MEAN_FACE * full).float().expand(len(faces), -1, -1)
     codes = pair.encode(faces)
     points = scaled(landmarks, full, pair.side)
-    mask = inner(frame_masks(points, pair.side).to(faces))
-    if SPARED[spared]:
-        kept = feature_masks(points, pair.side, SPARED[spared], SOFT * pair.side / 256)
-        mask = mask * (1 - kept.to(mask))
+    mask = within(frame_masks(points, pair.side).to(faces), points, spared)
     cover = small(faces, pair.side)
     place = None if network is None else Registration.of(network, cover)
     return Inverted(cover, points, mask, codes, pair.decode(codes), place, tone)

@@ -61,7 +61,8 @@ class Selection:
             else:
                 raise OptionError(
                     f"cannot tell which face {text!r} means: give its number, a region as "
-                    "left,top,right,bottom in pixels, or the path of a photo of the person"
+                    "left,top,right,bottom in pixels, or the path of a photo of the person (no "
+                    "file has that name)"
                 )
         return cls(
             tuple(recognizers), bool(only), frozenset(numbers), tuple(regions), tuple(people)

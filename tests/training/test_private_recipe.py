@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from facedeid.errors import TrainingError
+from facedeid.faces import feature_masks
+from facedeid.landmarks import LIPS
 from facedeid.methods import create
 from facedeid.models import Models
 from facedeid.nets import load_official
@@ -101,6 +103,26 @@ def test_the_losses_see_what_the_method_releases(photos, tmp_path):
     released = batch.within(result.faces)
     assert (seen - batch.cover).abs().mean() > 0.01
     assert (seen - released).abs().mean() < 0.03 * (seen - batch.cover).abs().mean()
+
+
+def test_light_and_features_may_stay_the_photos(photos, tmp_path):
+    faces, changes = load_faces([photos], size=128), []
+    for options in ([], ["tone=true", "spared=mouth"]):
+        recipe = configured("private-encoder", [*SMALL, "continued=true", *options])
+        task = recipe.task(faces, [], tmp_path, CPU, 3)
+        batch, beta = task.training.draw(2, stream(0), CPU, plain=True), torch.zeros(2)
+        with torch.no_grad():
+            made, base, _ = task.model.eval()(batch.cover, beta)
+            changes.append((task._shown(made, base, batch, beta) - batch.cover).abs())
+    mouth = feature_masks(batch.landmarks, 128, [LIPS], 1).expand(-1, 3, -1, -1) > 0.99
+    assert changes[1][mouth].mean() < 0.4 * changes[0][mouth].mean()
+    assert changes[1].mean() < 0.9 * changes[0].mean()
+
+
+def test_features_that_cannot_be_spared_are_refused(photos, tmp_path):
+    recipe = configured("private-encoder", [*SMALL, "spared=nose"])
+    with pytest.raises(TrainingError, match="spared must be eyes-mouth, mouth, none, got 'nose'"):
+        recipe.task(load_faces([photos], size=128), [], tmp_path, CPU, 3)
 
 
 def test_codes_that_the_prior_would_draw_are_not_strange():

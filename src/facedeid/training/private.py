@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facedeid.errors import FacedeidError, TrainingError
-from facedeid.inversion import Detail, change, inner
+from facedeid.inversion import SPARED, Detail, Spared, blended, within
 from facedeid.losses import mse, ssim
 from facedeid.models import CODED, Models, Recognizer
 from facedeid.nets.lpips import Lpips
@@ -107,6 +107,10 @@ class PrivateEncoderRecipe:
     adversary_from: int = 200
     thorough: bool = False
     """Whether the adversary is the larger one of `Rivals`: for a GPU."""
+    tone: bool = False
+    """Whether the photo's light and skin tone stay, whatever is generated (`inversion.blended`)."""
+    spared: Spared = "none"
+    """Features that stay the photo's, a key of `inversion.SPARED`."""
     continued: bool = False
     """Whether to begin with the network that ships instead of the pair's encoder."""
     guides: tuple[str, ...] = CODED
@@ -117,6 +121,8 @@ class PrivateEncoderRecipe:
     ) -> "PrivateTask":
         """Everything the loop needs; teachers are the files of LPIPS-AlexNet (or none)."""
         comparable(self.batch)
+        if self.spared not in SPARED:
+            raise TrainingError(f"spared must be {', '.join(SPARED)}, got {self.spared!r}")
         models, guides, distance = networks(self.name, self.guides, teachers, device)
         pair = _pair(self.name, self.pair, models)
         assert isinstance(pair, StylePair)
@@ -141,7 +147,7 @@ class PaperEncoderRecipe(PrivateEncoderRecipe):
     small: ClassVar[Mapping[str, Any]] = {"batch": 2}
     pair: ClassVar[str] = "psp"
     detail: ClassVar[Detail] = "none"
-    idle: ClassVar[frozenset[str]] = frozenset({"continued", "likely"})
+    idle: ClassVar[frozenset[str]] = frozenset({"continued", "likely", "spared", "tone"})
 
     steps: int = 300_000
     lr: float = 1e-4
@@ -281,10 +287,14 @@ class PrivateTask:
     def _shown(self, made: Tensor, base: Tensor, batch: Batch, beta: Tensor) -> Tensor:
         if self.recipe.detail == "none":
             return made
-        kept, cover, mask = residue(beta)[:, None, None, None], batch.cover, inner(batch.mask)
+        kept, cover = residue(beta)[:, None, None, None], batch.cover
+        mask = within(batch.mask, batch.landmarks, self.recipe.spared)
         place = Registration.of(self.models.landmarks, cover)
-        shown = (cover + mask * change(made, base, cover, kept)).clamp(-1, 1)
-        return cover + mask * change(place(made, shown), base, cover, kept)
+
+        def shown(made: Tensor) -> Tensor:
+            return blended(cover, made, base, mask, kept, tone=self.recipe.tone)
+
+        return shown(place(made, shown(made).clamp(-1, 1)))
 
     def loss(self, model: Any, step: int) -> tuple[Tensor, dict[str, float]]:
         """Loss of one step; the same for the same seed and step."""
