@@ -101,7 +101,10 @@ class _Lottery(Method):
     name: ClassVar[str] = "lottery"
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""
-    retries: ClassVar[int] = 40  # type: ignore[assignment]
+
+    @property
+    def again(self):
+        return (self,) * 40
 
     def apply(self, faces, models, *, random, landmarks):
         draws = [float(torch.rand(1, generator=g)) for g in random]
@@ -120,6 +123,27 @@ def test_another_draw_is_tried_before_a_photo_is_withheld(hopper: Array, models:
         assert not face.fallback
     with pytest.raises(UnprotectedError):
         protect(hopper, Noise(sigma=1), models=models, seed=3)  # has one draw only
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Staircase(Blur):
+    """Blurs more the second and the third time."""
+
+    name: ClassVar[str] = "staircase"
+
+    @property
+    def again(self):
+        return _Staircase(sigma=0.002), _Staircase(sigma=0.35)
+
+
+def test_a_stronger_method_is_tried_before_a_photo_is_withheld(
+    hopper: Array, models: Models
+) -> None:
+    result = protect(hopper, _Staircase(sigma=0.001), models=models)
+    (face,) = result.report.faces
+    assert result.report.status == "protected"
+    assert (face.attempts, face.fallback) == (3, False)
+    assert face.method == "_Staircase(sigma=0.35)"
 
 
 def test_without_a_wish_a_face_is_embedded_with_another(hopper: Array, models: Models) -> None:

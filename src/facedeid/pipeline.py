@@ -379,17 +379,17 @@ def _attempts(
     stage: Stage,
     clock: _Clock,
 ) -> tuple[bool, Photo]:
-    """Try the method as often as it pays, then the fallbacks, on what is still matched.
+    """Try the method, what it has for another time, and the fallbacks, on what is still matched.
 
     Returns whether the last candidate was released, and that candidate.
     """
     fallbacks = FALLBACKS if settings.on_unprotected == "blur" else ()
-    attempts = [settings.method] * (1 + settings.method.retries)
+    attempts = (settings.method, *settings.method.again)
     todo = items
     written = photo
     for attempt, method in enumerate((*attempts, *fallbacks), 1):
         for item in todo:
-            item.method, item.fallback = method, method is not settings.method
+            item.method, item.fallback = method, attempt > len(attempts)
             item.attempts = attempt
         _deidentify(photo, todo, settings, models, key, clock)
         with clock("paste"):

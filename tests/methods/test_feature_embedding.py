@@ -119,7 +119,7 @@ def test_an_album_shows_a_person_as_the_same_synthetic_one(hopper, astronaut):
         result = method(faces, models, random=random, landmarks=points)
         found.append(result.facts[0]["identity"])
     assert found[0] == found[2] != found[1]
-    assert not method.retries
+    assert not method.again
 
 
 @pytest.mark.parametrize(

@@ -294,6 +294,14 @@ def test_by_default_fsap_misleads_a_recogniser_that_was_not_in_its_loss(portrait
     assert (ssim(crops, shown) > 0.75).all()
 
 
+def test_fsap_goes_farther_where_a_judge_is_not_misled():
+    method = create("fsap", tau=1.95, identity_step=0.5, spared="mouth")
+    once, twice = method.again
+    assert (once.tau, twice.tau) == (2, 2)
+    assert 0.5 < once.identity_step < twice.identity_step
+    assert once.spared == "mouth"
+
+
 def test_identity_vectors_that_share_a_common_part_are_centred(portraits):
     dlib = Likeness.of(MODELS.recognizer("dlib"), MODELS)
     crops, points = portraits

@@ -69,9 +69,11 @@ class Method:
         return True
 
     @property
-    def retries(self) -> int:
-        """How often another draw of the method is worth a try on a face that is still matched."""
-        return 0
+    def again(self) -> "tuple[Method, ...]":
+        """What is tried, one after the other, on a face that is still matched: the method itself
+        where another draw may do, or a stronger one.
+        """
+        return ()
 
     @property
     def cost(self) -> float | None:

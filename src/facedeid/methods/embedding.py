@@ -83,9 +83,9 @@ class FeatureEmbedding(Method):
         return not self.album and self.identity is None
 
     @property
-    def retries(self) -> int:
+    def again(self) -> tuple[Method, ...]:
         """Other identities may do where these did not."""
-        return RETRIES if self.varies else 0
+        return (self,) * RETRIES if self.varies else ()
 
     @property
     def warnings(self) -> tuple[str, ...]:

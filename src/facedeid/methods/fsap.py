@@ -1,7 +1,7 @@
 """FSAP: adversarial perturbation of a face's code in the latent space of a generator."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -274,6 +274,18 @@ class Fsap(Adversarial):
     def carry(self) -> Literal["replace", "change"]:
         """What the generator cannot draw stays, unless the paper's way is asked for."""
         return "replace" if self.detail == "none" else "change"
+
+    @property
+    def again(self) -> tuple["Fsap", ...]:
+        """Once and twice farther, for judges that `recognizers` did not stand for."""
+        return tuple(
+            replace(
+                self,
+                tau=round(min(2.0, self.tau + 0.1 * n), 4),
+                identity_step=round(min(10.0, self.identity_step * (1 + 0.6 * n)), 4),
+            )
+            for n in (1, 2)
+        )
 
     @property
     def warnings(self) -> tuple[str, ...]:
