@@ -136,6 +136,10 @@ class Trick:
     surrogates: tuple[str, ...] = ()
     frame: ClassVar[int] = SIDE
 
+    @property
+    def varies(self) -> bool:
+        return self.name == "noise"
+
     def change(
         self, pattern: NDArray[np.float64], random: np.random.Generator
     ) -> NDArray[np.float64]:
@@ -169,8 +173,10 @@ class Fakes:
     def __init__(self, dataset: Dataset, method: Trick, lost: frozenset[str] = frozenset()) -> None:
         self.dataset, self.method, self.lost = dataset, method, lost
 
+        self.draws: set[int] = set()
+
     def prepare(self, keys: Any, draw: int = 0, progress: Any = None) -> None:
-        pass
+        self.draws.add(draw)
 
     def photo(self, key: str, draw: int = 0) -> NDArray[np.uint8]:
         random = np.random.default_rng([draw, *key.encode()])
@@ -385,6 +391,13 @@ def test_no_attacker_sees_what_is_not_there() -> None:
 def test_the_parrot_uses_its_own_random_numbers() -> None:
     found = by_measure(ATTACKERS["parrot"](bench(Trick("noise"))))
     assert found[RANK_1].value < found[RANK_1].ordinary  # noise on both sides is more noise
+
+
+@pytest.mark.parametrize(("trick", "draws"), [("noise", {0, 1}), ("shuffle", {0})])
+def test_the_parrot_has_nothing_made_twice(trick: str, draws: set[int]) -> None:
+    setup = bench(Trick(trick))
+    ATTACKERS["parrot"](setup)
+    assert setup.releases.draws == draws  # type: ignore[attr-defined]
 
 
 def test_releases_averaged_lose_their_noise() -> None:
