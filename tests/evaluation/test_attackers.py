@@ -172,7 +172,6 @@ class Fakes:
 
     def __init__(self, dataset: Dataset, method: Trick, lost: frozenset[str] = frozenset()) -> None:
         self.dataset, self.method, self.lost = dataset, method, lost
-
         self.draws: set[int] = set()
 
     def prepare(self, keys: Any, draw: int = 0, progress: Any = None) -> None:

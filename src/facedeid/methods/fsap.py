@@ -215,12 +215,11 @@ class Fsap(Adversarial):
     still move (0: without); `detail` "kept" (see `facedeid.inversion`) with the share `residue` of
     what the generator cannot draw (less looks softer and hides more), and with it `tone`, which
     keeps the photo's light and skin tone, and `spared`, the features that stay the photo's ("none":
-    everything within the face is changed); `momentum`, several
-    recognisers, `refine` steps of latent optimisation and `tune` of pivotal tuning before, `pair`
-    "psp" for the published networks, which have no prior (all of W+ is open there). Step sizes are
-    in units of the codes; the defaults suit "likely". The paper's setting: iterations 100, inner 6,
-    identity_step 0.02, attribute_step 0.008, expression 0, registered False, space "all", detail
-    "none".
+    everything within the face is changed); `momentum`, several recognisers, `refine` steps of
+    latent optimisation and `tune` of pivotal tuning before, `pair` "psp" for the published
+    networks, which have no prior (all of W+ is open there). Step sizes are in units of the codes;
+    the defaults suit "likely". The paper's setting: iterations 100, inner 6, identity_step 0.02,
+    attribute_step 0.008, expression 0, registered False, space "all", detail "none".
     """
 
     name: ClassVar[str] = "fsap"

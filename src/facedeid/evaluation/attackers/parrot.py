@@ -32,7 +32,7 @@ def parrot(bench: Bench) -> tuple[AttackResult, ...]:
 
 
 def _scores(bench: Bench, judge: Recognizer, trial: Trial) -> Scores:
-    own = OWN_DRAW if bench.releases.method.varies else 0  # which costs nothing more
+    own = OWN_DRAW if bench.releases.method.varies else 0  # the same picture, made already
     gallery, known = bench.released(judge, trial.gallery, draw=own)
     probes, valid = bench.released(judge, trial.probes)
     return scored(judge.distance, gallery, probes, trial.people, valid, known)
