@@ -19,6 +19,7 @@ from facedeid.nets.style_pair import LatentPair
 from facedeid.registration import Registration
 
 __all__ = [
+    "COLOUR",
     "SPARED",
     "Detail",
     "Inverted",
@@ -39,8 +40,8 @@ the generator makes of the new code, with a share of what it cannot draw (`chang
 that, the photo's detail stays, and an unchanged code changes nothing."""
 
 COLOUR = 0.25
-"""How much of a change of colour beside brightness is kept: skin that turns green shows at once,
-and recognisers hardly look at it."""
+"""How much is kept of how a new code changes colour beside brightness: skin that turns green shows
+at once, and recognisers hardly look at it."""
 
 BORDER = 12
 """Pixels (of 256) within the face's edge over which what is generated fades into the photo: hair,
@@ -50,14 +51,17 @@ TONE = 16
 """σ in pixels (of 256) of the average over which `blended` can keep the photo's colour: light and
 shade, not features."""
 
-Spared = Literal["eyes-mouth", "mouth", "none"]
+Spared = Literal["forehead-eyes-mouth", "eyes-mouth", "mouth", "none"]
 SPARED: Mapping[Spared, tuple[tuple[int, ...], ...]] = {
+    "forehead-eyes-mouth": (RIGHT_EYE, LEFT_EYE, LIPS),
     "eyes-mouth": (RIGHT_EYE, LEFT_EYE, LIPS),
     "mouth": (LIPS,),
     "none": (),
 }
 """Parts of the face that stay the photo's: what lies between the lids (gaze), the lips and what is
-between them (expression, teeth)."""
+between them (expression, teeth), and with the forehead (`_below`) fringes, hats and hairlines."""
+FOREHEAD = (0.3, 0.6)
+"""From where to where what is generated fades into it; 0 at the brows, 1 at the hairline."""
 SOFT = 4
 """σ in pixels (of 256) with which they fade into what is generated."""
 _GRID = 32
@@ -81,9 +85,10 @@ def change(made: Tensor, base: Tensor, cover: Tensor, residue: Tensor | float = 
 
     `residue`: the share (N×1×1×1 or a number) that is kept of what the generator could not draw.
     """
-    difference = made - base - (1 - residue) * (cover - base)
+    difference = made - base
     brightness = difference.mean(1, keepdim=True)
-    return brightness + COLOUR * (difference - brightness)
+    kept = brightness + COLOUR * (difference - brightness)
+    return kept - (1 - residue) * (cover - base)
 
 
 def within(mask: Tensor, landmarks: Tensor, spared: Spared = "none") -> Tensor:
@@ -94,7 +99,26 @@ def within(mask: Tensor, landmarks: Tensor, spared: Spared = "none") -> Tensor:
     if not SPARED[spared]:
         return core
     kept = feature_masks(landmarks, side, SPARED[spared], SOFT * side / 256)
-    return core * (1 - kept.to(core))
+    core = core * (1 - kept.to(core))
+    return core * _below(landmarks, side).to(core) if spared.startswith("forehead") else core
+
+
+def _below(landmarks: Tensor, side: int) -> Tensor:
+    """N×1×side×side: 1 up to the brows of landmarks N×68×2, 0 on the upper forehead (`FOREHEAD`).
+
+    As in a face's outline, it is as far from brows to hairline as from nose to brows.
+    """
+    points = landmarks.float().cpu()
+    brows = points[:, 17:27].mean(1)
+    up = brows - points[:, 33]
+    across = torch.arange(side, dtype=torch.float32)
+    place = torch.stack(torch.meshgrid(across, across, indexing="xy"), -1) - brows[:, None, None]
+    height = (place * up[:, None, None]).sum(-1) / up.square().sum(-1)[:, None, None].clamp_min(
+        1e-6
+    )
+    begin, end = FOREHEAD
+    ramp = ((end - height) / (end - begin)).clamp(0, 1)
+    return (ramp.square() * (3 - 2 * ramp))[:, None]
 
 
 def blended(

@@ -5,7 +5,17 @@ import torch
 
 from facedeid.errors import OptionError, WeightsError
 from facedeid.faces import align, detect, feature_masks, frame, frame_masks
-from facedeid.inversion import SPARED, Inverted, inner, invert, refined, scaled, tuned
+from facedeid.inversion import (
+    COLOUR,
+    SPARED,
+    Inverted,
+    change,
+    inner,
+    invert,
+    refined,
+    scaled,
+    tuned,
+)
 from facedeid.landmarks import LEFT_EYE, LIPS, NOSE, RIGHT_EYE
 from facedeid.losses import displacement, mse, ssim
 from facedeid.methods import create, parse
@@ -239,6 +249,16 @@ def pooled(pictures, size):
     return torch.nn.functional.avg_pool2d(pictures, size)
 
 
+def test_what_cannot_be_drawn_goes_with_all_of_its_colour():
+    cover, base = torch.rand(2, 1, 3, 8, 8, generator=stream(0))
+    frames = change(base, base, cover, 0.25)  # an unchanged code, three quarters of the rest gone
+    assert torch.allclose(cover + frames, base + 0.25 * (cover - base), atol=1e-6)
+    red = base + torch.tensor([0.3, 0, 0])[:, None, None]
+    kept = change(red, base, cover)
+    assert torch.allclose(kept.mean(1), torch.tensor(0.1), atol=1e-6)
+    assert torch.allclose(kept[:, 0] - kept[:, 1], torch.tensor(0.3 * COLOUR), atol=1e-6)
+
+
 def test_spared_features_are_the_photos_and_the_rest_is_not(portraits, found):
     crops, points = portraits
     made = MODELS.pair().decode(found.codes.flip(0))
@@ -246,12 +266,18 @@ def test_spared_features_are_the_photos_and_the_rest_is_not(portraits, found):
     for spared in SPARED:
         one = invert(MODELS.pair(), crops, points, spared=spared)
         moved[spared] = (one.full(crops, made, "kept", 0) - crops).abs().mean(1, keepdim=True)
+    hairline = 2 * points[:, 19:25] - points[:, 33:34]  # as far above the nose again as the brows
+    foreheads = torch.cat([points[:, 19:25].lerp(hairline, share) for share in (0.6, 0.8)], 1)
     eyes, mouth, nose = (
         feature_masks(points, 256, [part], 1) > 0.99 for part in (LEFT_EYE, LIPS, NOSE)
     )
-    for part, kept_by in ((eyes, ["eyes-mouth"]), (mouth, ["eyes-mouth", "mouth"]), (nose, [])):
-        for spared, change in moved.items():
-            share = change[part].mean() / moved["none"][part].mean()
+    forehead = feature_masks(foreheads, 256, [range(12)], 1) > 0.99
+    with_eyes = ["forehead-eyes-mouth", "eyes-mouth"]
+    for part, kept_by in (
+        (eyes, with_eyes), (mouth, [*with_eyes, "mouth"]), (nose, []), (forehead, with_eyes[:1])
+    ):  # fmt: skip
+        for spared, by in moved.items():
+            share = by[part].mean() / moved["none"][part].mean()
             assert share < 0.4 if spared in kept_by else share > 0.9
 
 
@@ -317,13 +343,14 @@ def test_identity_vectors_that_share_a_common_part_are_centred(portraits):
         ("fsap:mode=other", "mode must be"),
         ("fsap:space=some", "space must be"),
         ("fsap:detail=some", "detail must be"),
-        ("fsap:spared=nose", "spared must be eyes-mouth or mouth or none"),
+        ("fsap:spared=nose", "spared must be forehead-eyes-mouth or eyes-mouth or mouth or none"),
         ("fsap:tone=2", "tone"),
         ("fsap:inner=-1", "inner must lie"),
         ("fsap:recognizers=[]", "must be names"),
         ("private-encoder:beta=1.5", "beta must lie between 0 and 1"),
         ("private-encoder:beta=0.5,target_similarity=0.2", "exclude each other"),
         ("private-encoder:detail=some", "detail must be"),
+        ("private-encoder:spared=nose", "spared must be forehead-eyes-mouth or"),
     ],
 )
 def test_options_that_make_no_sense(text, complaint):
@@ -355,6 +382,17 @@ def test_a_similarity_that_is_asked_for_becomes_a_level(portraits):
     facts = applied(method, portraits).facts[0]
     assert facts["asked_similarity"] == wanted
     assert method.warnings
+
+
+def test_a_face_that_is_still_matched_is_left_less_of_what_it_was():
+    first, second, third = create("private-encoder", beta=0.1).again
+    assert [(m.level, m.spared, m.tone) for m in (first, second, third)] == [
+        (0, "forehead-eyes-mouth", True), (0, "none", True), (0, "none", False)
+    ]  # fmt: skip
+    assert create("private-encoder", beta=0).again == (second, third)
+    assert create("private-encoder", target_similarity=-1).again == (second, third)
+    for other in ({"beta": 0.5}, {"detail": "none"}):
+        assert create("private-encoder", **other).again == ()
 
 
 def test_inverted_faces_can_be_taken_apart(found):

@@ -29,6 +29,7 @@ __all__ = [
     "in_cube",
     "number",
     "together",
+    "word",
 ]
 
 Norm = Literal["linf", "l2"]
@@ -50,6 +51,16 @@ def number(name: str, value: float, low: float, high: float) -> None:
         raise OptionError(f"{name} must lie between {low:g} and {high:g}, got {value:g}")
 
 
+def word(name: str, value: str, kind: Any) -> None:
+    """Check an option against the words of its type, a `Literal`.
+
+    Raises:
+        OptionError: it is none of them.
+    """
+    if value not in get_args(kind):
+        raise OptionError(f"{name} must be {' or '.join(get_args(kind))}, got {value!r}")
+
+
 def check_attack(radius: float, iterations: int, norm: str) -> None:
     """Check what attacks within a radius have in common.
 
@@ -58,8 +69,7 @@ def check_attack(radius: float, iterations: int, norm: str) -> None:
     """
     number("radius", radius, 0.5, 64)
     number("iterations", iterations, 1, 10_000)
-    if norm not in get_args(Norm):
-        raise OptionError(f"norm must be linf or l2, got {norm!r}")
+    word("norm", norm, Norm)
 
 
 def in_cube(candidates: Tensor, centre: Tensor, radius: float) -> Tensor:

@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from facedeid.errors import OptionError
-from facedeid.inversion import SPARED, Detail, Inverted, Spared, invert, refined, tuned
+from facedeid.inversion import Detail, Inverted, Spared, invert, refined, tuned
 from facedeid.losses import displacement, mse, ssim
-from facedeid.methods.adversarial import Adversarial, check_gradients, number, together
+from facedeid.methods.adversarial import Adversarial, check_gradients, number, together, word
 from facedeid.methods.base import Deidentified
 from facedeid.models import Recognizer
 from facedeid.nets.pullback import Pullback, pullback
@@ -238,7 +237,7 @@ class Fsap(Adversarial):
     expression: float = 1.0
     registered: bool = True
     tone: bool = True
-    spared: Spared = "eyes-mouth"
+    spared: Spared = "forehead-eyes-mouth"
     refine: int = 0
     tune: int = 0
     pair: str = "facedeid"
@@ -255,14 +254,10 @@ class Fsap(Adversarial):
         number("momentum", self.momentum, 0, 1)
         number("refine", self.refine, 0, 100_000)
         number("tune", self.tune, 0, 100_000)
-        for name, value, allowed in (
-            ("mode", self.mode, ("bi-loss", "id-only")),
-            ("detail", self.detail, ("kept", "none")),
-            ("space", self.space, ("likely", "all")),
-            ("spared", self.spared, tuple(SPARED)),
-        ):
-            if value not in allowed:
-                raise OptionError(f"{name} must be {' or '.join(allowed)}, got {value!r}")
+        word("mode", self.mode, Mode)
+        word("detail", self.detail, Detail)
+        word("space", self.space, Space)
+        word("spared", self.spared, Spared)
 
     @property
     def varies(self) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -12,8 +12,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from facedeid.errors import OptionError
-from facedeid.inversion import Detail, invert
-from facedeid.methods.adversarial import number
+from facedeid.inversion import Detail, Spared, invert
+from facedeid.methods.adversarial import number, word
 from facedeid.methods.base import Deidentified, Method
 from facedeid.models import CODED
 from facedeid.nets.private_encoder import residue
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["FILE", "JUDGE", "PrivateEncoding"]
 
 FILE = "facedeid-private-encoder.safetensors"
+NO_LIKENESS = 0.2
+"""The highest level that asks for somebody else."""
 JUDGE = "facedeid-mobile"
 """Measures similarities, asked-for and in the report; it was not used in training."""
 
@@ -49,7 +51,9 @@ class PrivateEncoding(Method):
 
     `beta` from 0 (private) to 1 (the same person). `target_similarity` in its place: the mean
     cosine similarity to the original that facedeid-mobile is to measure, by the curve that comes
-    with the network. `detail`: see `facedeid.inversion`; "none" is the paper's.
+    with the network. `detail`: see `facedeid.inversion`; "none" is the paper's. With "kept", `tone`
+    keeps the photo's light and skin tone, and `spared` are the features that stay the photo's; the
+    network was trained with the defaults.
     """
 
     name: ClassVar[str] = "private-encoder"
@@ -58,6 +62,8 @@ class PrivateEncoding(Method):
     beta: float | None = None
     target_similarity: float | None = None
     detail: Detail = "kept"
+    tone: bool = True
+    spared: Spared = "forehead-eyes-mouth"
 
     def __post_init__(self) -> None:
         if self.beta is not None and self.target_similarity is not None:
@@ -66,13 +72,22 @@ class PrivateEncoding(Method):
             number("beta", self.beta, 0, 1)
         if self.target_similarity is not None:
             number("target_similarity", self.target_similarity, -1, 1)
-        if self.detail not in ("kept", "none"):
-            raise OptionError(f"detail must be kept or none, got {self.detail!r}")
+        word("detail", self.detail, Detail)
+        word("spared", self.spared, Spared)
 
     @property
     def varies(self) -> bool:
         """It draws nothing."""
         return False
+
+    @property
+    def again(self) -> tuple["PrivateEncoding", ...]:
+        """Where no likeness is asked for: level 0, then nothing spared, then not even the light."""
+        if self.level > NO_LIKENESS or self.detail == "none":
+            return ()
+        private = replace(self, beta=0.0, target_similarity=None)
+        free = replace(private, spared="none")
+        return (private,) * (self.level > 0) + (free, replace(free, tone=False))
 
     @property
     def carry(self) -> Literal["replace", "change"]:
@@ -95,7 +110,7 @@ class PrivateEncoding(Method):
     @property
     def warnings(self) -> tuple[str, ...]:
         """Levels at which people stay recognisable."""
-        if self.level > 0.2:
+        if self.level > NO_LIKENESS:
             return (f"beta {self.level:.2g} keeps likeness: recognisers still match many faces",)
         return ()
 
@@ -111,7 +126,8 @@ class PrivateEncoding(Method):
         """One forward pass; the facts say which similarity was asked for and which is measured."""
         batch, beta = faces.to(models.device), self.level
         pair = models.pair()
-        found = invert(pair, batch, landmarks, models.landmarks if self.detail == "kept" else None)
+        network = models.landmarks if self.detail == "kept" else None
+        found = invert(pair, batch, landmarks, network, tone=self.tone, spared=self.spared)
         levels = torch.full((len(batch),), beta, device=models.device)
         codes = pair.likely(models.private_encoder(batch, levels), found.codes)
         kept = float(residue(levels[0]))

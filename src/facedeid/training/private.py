@@ -83,33 +83,33 @@ class PrivateEncoderRecipe:
     ema: float = 0.998
     beta: float = -1.0
     """The one level to train for; below 0: all of them, drawn anew for each face."""
-    floor: float = -0.45
+    floor: float = -0.4
     """Similarity that β = 0 asks of the guides: recognisers that are none see more of it."""
-    pixels: float = 5.0
+    pixels: float = 8.0
     """λ1, of the squared error."""
-    perceptual: float = 3.0
+    perceptual: float = 6.0
     """λ2."""
-    identity: float = 14.0
+    identity: float = 7.0
     """λ3, of |similarity wanted - measured|, mean over the guides of a step."""
-    private: float = 2.0
+    private: float = 4.0
     """Times that identity counts more where β is 0."""
-    structure: float = 1.0
+    structure: float = 3.0
     careful: float = 4.0
     """Times that the squared error counts more at the eyes and the upper lip."""
     colour: float = 10.0
-    shade: float = 30.0
+    shade: float = 40.0
     """Of the squared change of 8×8 px means: faces must not turn pale, nor eyes into pits."""
     likely: float = 4.0
     """Of codes that the pair's prior would not draw: they make no faces, or one and the same."""
     landmarks: float = 0.25
     """Weight of a pixel (of the 256 frame) by which chin, nose, eyes and mouth move."""
-    adversarial: float = 1.0
-    adversary_from: int = 200
+    adversarial: float = 1.5
+    adversary_from: int = 100
     thorough: bool = False
     """Whether the adversary is the larger one of `Rivals`: for a GPU."""
-    tone: bool = False
+    tone: bool = True
     """Whether the photo's light and skin tone stay, whatever is generated (`inversion.blended`)."""
-    spared: Spared = "none"
+    spared: Spared = "forehead-eyes-mouth"
     """Features that stay the photo's, a key of `inversion.SPARED`."""
     continued: bool = False
     """Whether to begin with the network that ships instead of the pair's encoder."""
