@@ -113,9 +113,8 @@ def _below(landmarks: Tensor, side: int) -> Tensor:
     up = brows - points[:, 33]
     across = torch.arange(side, dtype=torch.float32)
     place = torch.stack(torch.meshgrid(across, across, indexing="xy"), -1) - brows[:, None, None]
-    height = (place * up[:, None, None]).sum(-1) / up.square().sum(-1)[:, None, None].clamp_min(
-        1e-6
-    )
+    unit = up / up.square().sum(-1, keepdim=True).clamp_min(1e-6)
+    height = (place * unit[:, None, None]).sum(-1)
     begin, end = FOREHEAD
     ramp = ((end - height) / (end - begin)).clamp(0, 1)
     return (ramp.square() * (3 - 2 * ramp))[:, None]

@@ -391,6 +391,7 @@ def test_a_face_that_is_still_matched_is_left_less_of_what_it_was():
     ]  # fmt: skip
     assert create("private-encoder", beta=0).again == (second, third)
     assert create("private-encoder", target_similarity=-1).again == (second, third)
+    assert create("private-encoder", beta=0, spared="none").again == (third,)
     for other in ({"beta": 0.5}, {"detail": "none"}):
         assert create("private-encoder", **other).again == ()
 

@@ -85,9 +85,10 @@ class PrivateEncoding(Method):
         """Where no likeness is asked for: level 0, then nothing spared, then not even the light."""
         if self.level > NO_LIKENESS or self.detail == "none":
             return ()
-        private = replace(self, beta=0.0, target_similarity=None)
+        now = replace(self, beta=self.level, target_similarity=None)
+        private = replace(now, beta=0.0)
         free = replace(private, spared="none")
-        return (private,) * (self.level > 0) + (free, replace(free, tone=False))
+        return tuple(m for m in (private, free, replace(free, tone=False)) if m != now)
 
     @property
     def carry(self) -> Literal["replace", "change"]:
