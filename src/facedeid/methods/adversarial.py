@@ -6,13 +6,13 @@ They run on any recogniser that passes gradients on, or on several at once.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from facedeid.errors import OptionError
-from facedeid.methods.base import Deidentified, Method, toned
+from facedeid.methods.base import Deidentified, Method, number, toned, word
 from facedeid.models import Recognizer, recognizer_name
 from facedeid.nets.speed import fast_bf16
 
@@ -27,9 +27,7 @@ __all__ = [
     "check_attack",
     "check_gradients",
     "in_cube",
-    "number",
     "together",
-    "word",
 ]
 
 Norm = Literal["linf", "l2"]
@@ -39,26 +37,6 @@ Embed = Callable[[Tensor, Tensor], Tensor]
 
 UNKNOWN_COSINE = 0.5
 """Threshold (1 - cosine) of recognisers for which none is known; it only weighs an ensemble."""
-
-
-def number(name: str, value: float, low: float, high: float) -> None:
-    """Check an option's range.
-
-    Raises:
-        OptionError: it lies outside, or is no number.
-    """
-    if not low <= value <= high:
-        raise OptionError(f"{name} must lie between {low:g} and {high:g}, got {value:g}")
-
-
-def word(name: str, value: str, kind: Any) -> None:
-    """Check an option against the words of its type, a `Literal`.
-
-    Raises:
-        OptionError: it is none of them.
-    """
-    if value not in get_args(kind):
-        raise OptionError(f"{name} must be {' or '.join(get_args(kind))}, got {value!r}")
 
 
 def check_attack(radius: float, iterations: int, norm: str) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,12 +13,32 @@ from facedeid.nets.residual import tint
 if TYPE_CHECKING:
     from facedeid.models import Models
 
-__all__ = ["Deidentified", "Method", "Region", "toned"]
+__all__ = ["Deidentified", "Method", "Region", "number", "toned", "word"]
 
 Region = Literal["face", "box", "ellipse"]
 
 COLOURLESS = 0.02
 """Mean distance of a pixel's values from their mean, of -1..1, below which a face is grey."""
+
+
+def number(name: str, value: float, low: float, high: float) -> None:
+    """Check an option's range.
+
+    Raises:
+        OptionError: it lies outside, or is no number.
+    """
+    if not low <= value <= high:
+        raise OptionError(f"{name} must lie between {low:g} and {high:g}, got {value:g}")
+
+
+def word(name: str, value: str, kind: Any) -> None:
+    """Check an option against the words of its type, a `Literal`.
+
+    Raises:
+        OptionError: it is none of them.
+    """
+    if value not in get_args(kind):
+        raise OptionError(f"{name} must be {' or '.join(get_args(kind))}, got {value!r}")
 
 
 @dataclass(frozen=True)

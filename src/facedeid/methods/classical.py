@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from facedeid.errors import OptionError
-from facedeid.methods.base import Deidentified, Method, Region
+from facedeid.methods.base import Deidentified, Method, Region, word
 
 if TYPE_CHECKING:
     from facedeid.models import Models
@@ -237,8 +237,7 @@ class Mask(_Classical):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "color", tuple(self.color))
-        if self.shape not in ("face", "box", "ellipse"):
-            raise OptionError(f"mask shape must be face, box or ellipse, got {self.shape!r}")
+        word("mask shape", self.shape, Region)
         if len(self.color) != 3 or not all(0 <= c <= 255 for c in self.color):
             raise OptionError("mask color must be three numbers from 0 to 255")
 

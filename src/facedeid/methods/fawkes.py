@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from facedeid.errors import OptionError
 from facedeid.losses import ssim
-from facedeid.methods.adversarial import Adversarial, Embed, Surrogates, number
+from facedeid.methods.adversarial import Adversarial, Embed, Surrogates
+from facedeid.methods.base import number, word
 from facedeid.optimize import Adadelta, Problem, State, descend
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class Strength(NamedTuple):
     rate: float
 
 
-LEVELS: Mapping[str, Strength] = MappingProxyType(
+Level = Literal["low", "mid", "high"]
+LEVELS: Mapping[Level, Strength] = MappingProxyType(
     {
         "low": Strength(0.004, 40, 25),
         "mid": Strength(0.012, 75, 20),
@@ -156,13 +157,12 @@ class Fawkes(Adversarial):
     name: ClassVar[str] = "fawkes"
     summary: ClassVar[str] = "pixel attack within a budget of structural change (DSSIM)"
     source: ClassVar[str] = "Shan et al. 2020"
-    level: Literal["low", "mid", "high"] = "high"
+    level: Level = "high"
     steps: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.level not in LEVELS:
-            raise OptionError(f"level must be {', '.join(LEVELS)}, got {self.level!r}")
+        word("level", self.level, Level)
         if self.steps is not None:
             number("steps", self.steps, 1, 10_000)
 

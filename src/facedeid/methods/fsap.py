@@ -10,8 +10,8 @@ from torch import Tensor
 
 from facedeid.inversion import Detail, Inverted, Spared, invert, refined, tuned
 from facedeid.losses import displacement, mse, ssim
-from facedeid.methods.adversarial import Adversarial, check_gradients, number, together, word
-from facedeid.methods.base import Deidentified
+from facedeid.methods.adversarial import Adversarial, check_gradients, together
+from facedeid.methods.base import Deidentified, number, word
 from facedeid.models import Recognizer
 from facedeid.nets.pullback import Pullback, pullback
 from facedeid.nets.speed import fast_bf16

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from facedeid.errors import OptionError
 from facedeid.inversion import Detail, Spared, invert
-from facedeid.methods.adversarial import number, word
-from facedeid.methods.base import Deidentified, Method
+from facedeid.methods.base import Deidentified, Method, number, word
 from facedeid.models import CODED
 from facedeid.nets.private_encoder import residue
 from facedeid.weights import shipped

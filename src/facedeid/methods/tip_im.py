@@ -20,8 +20,8 @@ from facedeid.methods.adversarial import (
     Surrogates,
     check_attack,
     in_cube,
-    number,
 )
+from facedeid.methods.base import number
 from facedeid.models import Recognizer
 from facedeid.models.naming import expanded
 from facedeid.optimize import Momentum, Problem, descend, rms_unit
