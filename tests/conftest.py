@@ -1,6 +1,8 @@
 """Real faces for all tests: the portraits that come with scikit-image and matplotlib."""
 
+import hashlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before torch is imported: on CPUs with AVX-512, oneDNN's backward pass of convolutions with very
@@ -16,8 +18,30 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from facedeid.cli import main
+from facedeid.faces import detection
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _the_same_pixels_are_searched_once() -> Iterator[None]:
+    """dlib's detectors give the same for the same pixels, and took half of the suite's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_hog", "_find_cnn"):
+            patch.setattr(detection, name, _remembered(getattr(detection, name)))
+        yield
+
+
+def _remembered(find: Callable[..., NDArray[np.float64]]) -> Callable[..., NDArray[np.float64]]:
+    known: dict[object, NDArray[np.float64]] = {}
+
+    def found(pixels: NDArray[np.uint8], *more: float) -> NDArray[np.float64]:
+        key = (hashlib.sha256(np.ascontiguousarray(pixels)).digest(), pixels.shape, *more)
+        if key not in known:
+            known[key] = find(pixels, *more)
+        return known[key].copy()
+
+    return found
 
 
 @pytest.fixture(autouse=True)

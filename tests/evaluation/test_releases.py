@@ -294,6 +294,20 @@ def test_a_method_knows_a_surrogate_by_another_name(models, tmp_path):
     assert not is_white_box(None, judge(f"onnx:{one}"), models)
 
 
+def test_a_method_knows_a_surrogate_that_was_converted(models, tmp_path):
+    one = network_file(tmp_path / "one.onnx")
+    rounded = onnx.load(str(one))
+    weight = rounded.graph.initializer[0]
+    values = numpy_helper.to_array(weight).astype(np.float16).astype(np.float32)
+    weight.CopyFrom(numpy_helper.from_array(values, "w"))
+    onnx.save(rounded, str(tmp_path / "rounded.onnx"))
+    method = parse(f'lgc:recognizers=["onnx:{one}"]')
+    assert is_white_box(method, models.recognizer(f"onnx:{tmp_path}/rounded.onnx"), models)
+    weight.CopyFrom(numpy_helper.from_array(values[::-1].copy(), "w"))
+    onnx.save(rounded, str(tmp_path / "turned.onnx"))
+    assert not is_white_box(method, models.recognizer(f"onnx:{tmp_path}/turned.onnx"), models)
+
+
 def test_a_public_surrogate_is_known_by_its_file_wherever_it_is(models, tmp_path, monkeypatch):
     path = network_file(tmp_path / "mine.onnx")
     public = replace(CHECKPOINTS["mobileface_v2"], sha256=sha256_of(path))

@@ -198,7 +198,7 @@ def test_expression_keeps_landmarks_in_place(portraits):
     crops, points = portraits
     places = []
     for weight in (0, 3):
-        method = create("fsap", tau=2, iterations=2, expression=weight, registered=False)
+        method = create("fsap", tau=2, iterations=6, expression=weight, registered=False)
         result = applied(method, portraits)
         shown = crops + frame_masks(points, 256) * (result.faces - crops)
         places.append(displacement(MODELS.landmarks(crops), MODELS.landmarks(shown), 256))

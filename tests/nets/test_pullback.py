@@ -19,7 +19,7 @@ def directions(count, faces):
     return torch.randn(count, faces, 3, 128, 128, generator=stream(0, "directions"))
 
 
-@pytest.mark.parametrize("count", [1, 3, 4])
+@pytest.mark.parametrize("count", [1, 3, pytest.param(4, marks=pytest.mark.slow)])
 def test_it_is_the_chain_rule(codes, count):
     gradients = directions(count, len(codes))
     pulled = []

@@ -75,6 +75,7 @@ def test_64_matches_the_reference() -> None:
         check_options(generator, "sg2.64", "stylegan2_64", 4)
 
 
+@pytest.mark.slow
 def test_256_matches_the_reference() -> None:
     generator = fill(Generator(256, n_mlp=0), "stylegan2")  # the golden starts from W+
     check(generator, "sg2.256", "stylegan2_256", 8, 3e-3)

@@ -113,6 +113,7 @@ def test_embeddings_are_kept_for_the_same_photos_alone(photos, tmp_path):
     assert torch.allclose(found, other.embed(faces.images / 127.5 - 1, faces.landmarks), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_stopped(photos, tmp_path):
     whole = configured("feature-embedding", [*SMALL, "steps=6"])
     run(whole, photos, tmp_path / "whole")
@@ -137,12 +138,24 @@ def test_a_step_depends_on_seed_and_step_alone(photos, tmp_path):
 
 
 def test_a_thorough_adversary_is_larger_and_is_not_exported_either(photos, tmp_path):
-    recipe = configured("feature-embedding", [*SMALL, "steps=1", "thorough=true"])
+    recipe = configured("feature-embedding", [*SMALL, "steps=1", "critic=thorough"])
     _, task = run(recipe, photos, tmp_path)
-    plain = Rivals(torch.nn.Identity()).critic
+    plain = Rivals(torch.nn.Identity(), "patches", task.distance).critic
     sizes = [sum(p.numel() for p in net.parameters()) for net in (plain, task.model.critic)]
     assert sizes[1] > 9 * sizes[0]
     assert not any("critic" in key for key in load_file(tmp_path / "feature-embedding.safetensors"))
+
+
+def test_an_adversary_may_see_features_and_is_not_exported_either(photos, tmp_path):
+    recipe = configured("feature-embedding", [*SMALL, "steps=1", "critic=features"])
+    _, task = run(recipe, photos, tmp_path)
+    assert task.loss(task.model, 9)[1]["fooling"] != 0
+    assert not any("critic" in key for key in load_file(tmp_path / "feature-embedding.safetensors"))
+
+
+def test_unknown_adversaries_are_refused(photos, tmp_path):
+    with pytest.raises(TrainingError, match="patches, thorough, features"):
+        run(configured("feature-embedding", [*SMALL, "critic=tall"]), photos, tmp_path)
 
 
 def test_shade_counts_what_is_as_wide_as_a_blotch():

@@ -150,6 +150,7 @@ def test_a_step_depends_on_seed_and_step_alone(photos, tmp_path):
     assert first.item() == pytest.approx(second.item(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_papers_recipe_trains_one_level_into_a_published_pair(photos, tmp_path, monkeypatch):
     decoder = Generator(256, style_dim=16, channels={4 << i: 16 for i in range(7)})
     encoder = GradualStyleEncoder(decoder.n_latent, layers=(1, 1, 1, 1), width=16, style_dim=16)

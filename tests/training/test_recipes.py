@@ -78,6 +78,7 @@ def before_and_after(recipe, photos, teachers, task, out):
         )
 
 
+@pytest.mark.slow
 def test_recognizer_learns_from_dlib(photos, tmp_path):
     recipe = configured("recognizer", [*RECOGNIZER, "steps=30"])
     outcome, task = run(recipe, photos, ["dlib"], tmp_path)
@@ -92,6 +93,7 @@ def test_recognizer_learns_from_dlib(photos, tmp_path):
     assert task.grid().shape == (3, 224, 8 * 112)
 
 
+@pytest.mark.slow
 def test_recognizer_resumes_as_if_never_interrupted(photos, tmp_path):
     recipe = configured("recognizer", RECOGNIZER)
     whole, _ = run(recipe, photos, ["dlib"], tmp_path / "whole")
@@ -148,6 +150,7 @@ def test_a_recognizer_of_few_people_has_the_figures_that_can_be_had(photos, tmp_
         recipe.task(one, ["dlib"], tmp_path, CPU, 3)
 
 
+@pytest.mark.slow
 def test_teachers_can_come_as_safetensors(photos, tmp_path):
     from facedeid.models import RECOGNIZERS
 
@@ -313,7 +316,7 @@ def test_levels_of_a_recognizer_that_make_no_sense(setting, photos, tmp_path):
         recipe.task(load_faces([photos], size=96), ["dlib"], tmp_path, CPU, 0)
 
 
-@pytest.mark.parametrize("limit", [100, 100_000])
+@pytest.mark.parametrize("limit", [100, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_a_full_disk_is_told_in_one_line(limit, photos, tmp_path):
     """Files of no more than so many bytes: first the options are too large, then the pool."""
     settings = [part for s in (*RECOGNIZER, "steps=1") for part in ("--set", s)]

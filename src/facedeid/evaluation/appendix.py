@@ -127,9 +127,10 @@ def realism_table(results: Results) -> Table:
             label = f"reference: {name}" if name in REFERENCES else name
             if isinstance(row, Realism):
                 kid = f"{row.kid.mean:.4g} ± {row.kid.sd:.2g}"
-                rows.append((features, label, row.frechet, kid, row.n, row.reference_n))
+                known = row.white_box
+                rows.append((features, label, known, row.frechet, kid, row.n, row.reference_n))
             else:
-                rows.append((features, label, row, None, None, None))
+                rows.append((features, label, None, row, None, None, None))
     return Table(
         "realism",
         "How real faces look",
@@ -137,7 +138,7 @@ def realism_table(results: Results) -> Table:
         "mean something only beside the reference rows of the same features and n; only with "
         "Inception's 2048 pooled features would the Fréchet distance be the FID. ± is the standard "
         "deviation over subsets.",
-        ("features", "method", "Fréchet distance", "KID", "n", "reference n"),
+        ("features", "method", WHITE_BOX, "Fréchet distance", "KID", "n", "reference n"),
         tuple(rows),
     )
 

@@ -14,6 +14,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from facedeid import __version__, inversion, losses, registration
 from facedeid.errors import OptionError, WeightsError
@@ -27,6 +29,7 @@ from facedeid.methods.tip_im import TipIm, portraits
 from facedeid.models import Models, Recognizer, crops, recognizer_name
 from facedeid.models.onnx import OnnxRuntime
 from facedeid.nets.onnx_graph import OnnxGraph
+from facedeid.random import stream
 from facedeid.verification import find_again
 from facedeid.weights import CHECKPOINTS
 from facedeid.weights.local import sha256_of
@@ -40,6 +43,10 @@ __all__ = [
     "recognizer_digest",
     "slug",
 ]
+
+SAME_ANSWER = 0.98
+"""Cosine of two networks' `_answers` from which they are taken for the same: rounding leaves more,
+and networks that were trained apart have about 0."""
 
 FINDING = (detection, placing, resampling)
 MAKING = (alignment, pasting, base)
@@ -115,8 +122,9 @@ def recognizer_digest(recognizer: Recognizer) -> str:
 def is_white_box(method: Method | None, recognizer: Recognizer, models: Models) -> bool:
     """Whether a method was trained or optimised against a recogniser, whatever it is called.
 
-    They are the same by their name, by their network (with another crop or normalisation too), or
-    by their file, which is known of a public checkpoint even where the store lacks it.
+    They are the same by their name, by their network (with another crop or normalisation too), by
+    their file, which is known of a public checkpoint even where the store lacks it, or by what they
+    answer: a network that was exported to another format or rounded is still that network.
 
     Args:
         method: the method; None: nothing is done.
@@ -129,7 +137,10 @@ def is_white_box(method: Method | None, recognizer: Recognizer, models: Models) 
         return True
     # What is attacked is given with the folders of files, which `surrogates` leaves out.
     given = method.recognizers if isinstance(method, Adversarial) else method.surrogates
-    return any(_marks(recognizer) & _marks_of(name, models) for name in given)
+    return any(
+        _marks(recognizer) & _marks_of(name, models) or _answers_as(recognizer, name, models)
+        for name in given
+    )
 
 
 def _marks(recognizer: Recognizer) -> set[str]:
@@ -148,6 +159,28 @@ def _marks_of(name: str, models: Models) -> set[str]:
         return marks | _marks(models.recognizer(name))
     except (OptionError, WeightsError):
         return marks
+
+
+def _answers_as(recognizer: Recognizer, name: str, models: Models) -> bool:
+    try:
+        known = models.recognizer(name)
+    except (OptionError, WeightsError):
+        return False
+    if known.spec.dim != recognizer.spec.dim:
+        return False
+    alike = F.cosine_similarity(_answers(recognizer), _answers(known), dim=0)
+    return bool(alike > SAME_ANSWER)
+
+
+@lru_cache
+@torch.no_grad()
+def _answers(recognizer: Recognizer) -> Tensor:
+    """Embeddings of eight pictures of soft noise, without what they have in common: 8·D."""
+    noise = torch.randn(8, 3, 16, 16, generator=stream(0, "answers"))
+    pictures = F.interpolate(noise, (256, 256), mode="bicubic").clamp(-1, 1)
+    points = torch.from_numpy(MEAN_FACE * 256).float().expand(8, -1, -1)
+    found = recognizer.embed(pictures, points).float().cpu()
+    return (found - found.mean(0)).flatten()
 
 
 def method_digest(method: Method, models: Models, seed: int) -> str:

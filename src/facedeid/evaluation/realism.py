@@ -24,7 +24,7 @@ from facedeid.errors import OptionError, WeightsError
 from facedeid.evaluation.robustness import encoded
 from facedeid.faces import Face, align, frame
 from facedeid.faces.resampling import reflected, warp
-from facedeid.models import Models, recognizer_name
+from facedeid.models import Models, Recognizer, recognizer_name
 from facedeid.nets.lpips import Lpips, lpips_state
 from facedeid.weights import locate
 from facedeid.weights.loading import load_state
@@ -91,6 +91,8 @@ class Features:
     """N×3×S×S in [-1, 1] -> N×D."""
     cut: Literal["box", "frame"] = "box"
     """What it is shown: `face_crop`, or the canonical frame at 256 px (recognisers)."""
+    recognizer: Recognizer | None = None
+    """Whose network it is: methods that were optimised against it are told from others."""
 
     def picture(self, rgb: NDArray[Any], face: Face) -> Tensor:
         """What the network is shown of a face in a photo: 3×S×S in [-1, 1]."""
@@ -147,7 +149,7 @@ def features_of(text: str, models: Models) -> Features:
         return squeezenet(rest or None, models.device)
     if kind == "embedding" and rest:
         known = models.recognizer(rest)
-        return Features(f"embedding:{_label(rest)}", known.embed, "frame")
+        return Features(f"embedding:{_label(rest)}", known.embed, "frame", known)
     if kind == "onnx" and rest:
         return _onnx(text, models)
     raise OptionError(
@@ -172,7 +174,7 @@ def _onnx(text: str, models: Models) -> Features:
         raw: Tensor = known.net(known.spec.scale((x.clamp(-1, 1) + 1) * 127.5))
         return raw
 
-    return Features(_label(text), extract)
+    return Features(_label(text), extract, recognizer=known)
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,6 +302,8 @@ class Realism:
     kid: Kid
     n: int
     reference_n: int
+    white_box: bool = False
+    """Whether the faces were made against the network of the features."""
 
 
 def realism(faces: Sample, reference: Sample, *, seed: int = 0) -> Realism:

@@ -26,6 +26,7 @@ from facedeid.training.data import Faces
 from facedeid.training.prepared import (
     CAREFUL,
     Batch,
+    Critic,
     Prepared,
     Rivals,
     adversarial,
@@ -100,8 +101,8 @@ class EmbeddingRecipe:
     adversarial: float = 0.4
     adversary_from: int = 200
     """Step at which the adversary begins to weigh; after twice that it does in full."""
-    thorough: bool = False
-    """Whether the adversary is the larger one of `Rivals`: for a GPU."""
+    critic: Critic = "patches"
+    """Which one of `Rivals`."""
     continued: bool = False
     """Whether to begin with the network that ships instead of a new one."""
     margin: float = 1.15
@@ -156,7 +157,7 @@ class EmbeddingTask:
                 limit=recipe.limit,
                 conditioning=cast(Conditioning, recipe.conditioning),
             )
-            self.model: nn.Module = Rivals(net, thorough=recipe.thorough)
+            self.model: nn.Module = Rivals(net, recipe.critic, distance)
         if recipe.continued:
             go_on(net, models.embedding)
 

@@ -28,6 +28,7 @@ from facedeid.training.data import Faces
 from facedeid.training.prepared import (
     CAREFUL,
     Batch,
+    Critic,
     Prepared,
     Rivals,
     adversarial,
@@ -103,8 +104,8 @@ class IdentityRecipe:
     adversarial: float = 1.0
     adversary_from: int = 200
     """Step at which the adversary begins to weigh; after twice that it does in full."""
-    thorough: bool = False
-    """Whether the adversary is the larger one of `Rivals`: for a GPU."""
+    critic: Critic = "patches"
+    """Which one of `Rivals`."""
     continued: bool = False
     """Whether to begin with the network that ships instead of a new one."""
     guides: tuple[str, ...] = CODED
@@ -154,7 +155,7 @@ class IdentityTask:
         self.training, self._held_out = Prepared.parts(data, guides, out)
         with seeded(seed):
             net = IdentityNet(width=recipe.width, doublings=recipe.doublings, limit=recipe.limit)
-            self.model: nn.Module = Rivals(net, thorough=recipe.thorough)
+            self.model: nn.Module = Rivals(net, recipe.critic, distance)
         net.centre = self.training.own["dlib"].mean(0)
         if recipe.continued:
             go_on(net, models.identity)

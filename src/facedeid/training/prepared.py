@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from facedeid.errors import FacedeidError, OptionError, TrainingError
 from facedeid.faces import frame_masks
 from facedeid.losses import away_from, displacement, towards
 from facedeid.models import Models, Recognizer
+from facedeid.nets.feature_critic import FeatureCritic
 from facedeid.nets.lpips import Lpips, lpips, lpips_state
 from facedeid.nets.patch_discriminator import (
     MultiscaleDiscriminator,
@@ -35,6 +36,7 @@ __all__ = [
     "CAREFUL",
     "MARGINS",
     "Batch",
+    "Critic",
     "Prepared",
     "Rivals",
     "adversarial",
@@ -66,22 +68,36 @@ CAREFUL = (slice(36, 42), slice(42, 48), slice(33, 52, 18))
 CHUNK = 64
 
 
+Critic = Literal["patches", "thorough", "features"]
+
+
 class Rivals(nn.Module):
     """A network that changes faces and its adversary; only the network is exported.
 
     Args:
         net: the network.
-        thorough: a wider and deeper adversary at two scales, nine times as large.
+        critic: `patches` sees pixels; `thorough` does, too, wider and deeper, at two scales and
+            nine times as large; `features` sees those of `distance`, and tells faces apart after
+            a tenth of the steps.
+        distance: the perceptual distance of the recipe.
+
+    Raises:
+        TrainingError: there is no such critic.
     """
 
-    def __init__(self, net: nn.Module, *, thorough: bool = False) -> None:
+    def __init__(self, net: nn.Module, critic: Critic, distance: Lpips) -> None:
         super().__init__()
+        if critic not in get_args(Critic):
+            known = ", ".join(get_args(Critic))
+            raise TrainingError(f"--set critic={critic}: use {known}")
         self.net = net
-        self.critic = (
-            MultiscaleDiscriminator(layers=3, scales=2, width=48)
-            if thorough
-            else MultiscaleDiscriminator(layers=2, scales=1, width=24)
-        )
+        self.critic: nn.Module
+        if critic == "features":
+            self.critic = FeatureCritic(distance)
+        elif critic == "thorough":
+            self.critic = MultiscaleDiscriminator(layers=3, scales=2, width=48)
+        else:
+            self.critic = MultiscaleDiscriminator(layers=2, scales=1, width=24)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """What the network makes of a batch."""

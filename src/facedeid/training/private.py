@@ -35,6 +35,7 @@ from facedeid.training.diversity import diverse, jittered_landmarks
 from facedeid.training.prepared import (
     CAREFUL,
     Batch,
+    Critic,
     Prepared,
     Rivals,
     adversarial,
@@ -105,8 +106,8 @@ class PrivateEncoderRecipe:
     """Weight of a pixel (of the 256 frame) by which chin, nose, eyes and mouth move."""
     adversarial: float = 1.5
     adversary_from: int = 100
-    thorough: bool = False
-    """Whether the adversary is the larger one of `Rivals`: for a GPU."""
+    critic: Critic = "features"
+    """Which one of `Rivals`."""
     tone: bool = True
     """Whether the photo's light and skin tone stay, whatever is generated (`inversion.blended`)."""
     spared: Spared = "forehead-eyes-mouth"
@@ -209,8 +210,8 @@ class _OneLevel(nn.Module):
 class _Through(Rivals):
     """Faces as they come out of the frozen pair, whose weights are neither learned nor kept."""
 
-    def __init__(self, net: nn.Module, pair: LatentPair, *, thorough: bool) -> None:
-        super().__init__(net, thorough=thorough)
+    def __init__(self, net: nn.Module, pair: LatentPair, critic: Critic, distance: Lpips) -> None:
+        super().__init__(net, critic, distance)
         self._pair = (pair,)
 
     def forward(self, faces: Tensor, beta: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
@@ -270,7 +271,7 @@ class PrivateTask:
         }
         self.pair = pair
         with seeded(seed):
-            self.model: nn.Module = _Through(net, pair, thorough=recipe.thorough)
+            self.model: nn.Module = _Through(net, pair, recipe.critic, distance)
 
     def similarity(self, guide: Recognizer, vectors: Tensor, own: Tensor) -> Tensor:
         """Cosine, N; of centred vectors where the recogniser's are not of unit length."""
