@@ -1,11 +1,13 @@
 """An adversary that sees features of a frozen network instead of pixels.
 
 Sauer et al., "Projected GANs Converge Faster", NeurIPS 2021; here without their random mixing of
-channels and depths, on the trunk of a perceptual distance.
+channels and depths, on the trunk of a perceptual distance. As there, spectral norm keeps the heads'
+slopes small: without it networks and adversary chase each other.
 """
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from facedeid.nets.lpips import CHANNELS, Lpips
 
@@ -23,11 +25,11 @@ class FeatureCritic(nn.Module):
         self._trunk = (trunk,)
         self.heads = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(channels, width, 1),
+                spectral_norm(nn.Conv2d(channels, width, 1)),
                 nn.LeakyReLU(0.2),
-                nn.Conv2d(width, width, 3, 1, 1),
+                spectral_norm(nn.Conv2d(width, width, 3, 1, 1)),
                 nn.LeakyReLU(0.2),
-                nn.Conv2d(width, 1, 1),
+                spectral_norm(nn.Conv2d(width, 1, 1)),
             )
             for channels in CHANNELS[trunk.kind]
         )

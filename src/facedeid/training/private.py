@@ -106,7 +106,7 @@ class PrivateEncoderRecipe:
     """Weight of a pixel (of the 256 frame) by which chin, nose, eyes and mouth move."""
     adversarial: float = 1.5
     adversary_from: int = 100
-    critic: Critic = "features"
+    critic: Critic = "patches"
     """Which one of `Rivals`."""
     tone: bool = True
     """Whether the photo's light and skin tone stay, whatever is generated (`inversion.blended`)."""
