@@ -21,6 +21,7 @@ from facedeid.evaluation.views import Untouched
 from facedeid.faces import Pasted, align, frame, native_size, paste
 from facedeid.methods import Method, parse
 from facedeid.models import Models
+from facedeid.models.registry import RECOGNIZERS
 from facedeid.random import stream
 from facedeid.weights import CHECKPOINTS, sha256_of
 
@@ -261,9 +262,9 @@ def test_a_method_knows_its_surrogates(known, models, tmp_path, monkeypatch):
     assert not releases.white_box(models.recognizer("facedeid-mobile"))
 
 
-def network_file(path, activation="Relu"):
+def network_file(path, activation="Relu", dim=4):
     """A little ONNX recogniser: convolution, activation, mean."""
-    weight = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    weight = np.random.default_rng(0).standard_normal((dim, 3, 8, 8)).astype(np.float32)
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["a"], strides=[8, 8]),
         helper.make_node(activation, ["a"], ["b"]),
@@ -316,7 +317,8 @@ def test_a_public_surrogate_is_known_by_its_file_wherever_it_is(models, tmp_path
     method = parse("mask")
     monkeypatch.setattr(type(method), "surrogates", ("mobileface-v2",))
     assert is_white_box(method, models.recognizer(f"onnx:{path}?mean=0&std=1"), models)
-    other = network_file(tmp_path / "other.onnx", "Sigmoid")
+    dim = RECOGNIZERS["mobileface-v2"].dim  # its weights are not there to be asked
+    other = network_file(tmp_path / "other.onnx", "Sigmoid", dim)
     assert not is_white_box(method, models.recognizer(f"onnx:{other}"), models)
 
 

@@ -164,11 +164,11 @@ def _marks_of(name: str, models: Models) -> set[str]:
 def _answers_as(recognizer: Recognizer, name: str, models: Models) -> bool:
     try:
         known = models.recognizer(name)
-    except (OptionError, WeightsError):
+        if known.spec.dim != recognizer.spec.dim:
+            return False
+        alike = F.cosine_similarity(_answers(recognizer), _answers(known), dim=0)
+    except (OptionError, WeightsError):  # it is not here
         return False
-    if known.spec.dim != recognizer.spec.dim:
-        return False
-    alike = F.cosine_similarity(_answers(recognizer), _answers(known), dim=0)
     return bool(alike > SAME_ANSWER)
 
 
