@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from facedeid.errors import TrainingError
+from facedeid.nets.lpips import Lpips
 from facedeid.random import stream
 from facedeid.training.loop import Options, _rivals, keep, seconds, train
 from facedeid.training.prepared import Rivals
@@ -97,7 +98,7 @@ def test_learns_and_writes_everything(tmp_path):
 
 
 def test_a_network_and_its_adversary_are_clipped_each_by_itself():
-    pair = Rivals(nn.Linear(2, 2))
+    pair = Rivals(nn.Linear(2, 2), "patches", Lpips())
     assert _rivals(pair) == [pair.net, pair.critic]
     plain = nn.Sequential(nn.Linear(2, 2))
     assert _rivals(plain) == [plain]
