@@ -195,7 +195,7 @@ def test_the_generators_loss_leaves_the_discriminator_alone(paper):
         ("identity-dp", ["batch=1"], [], "two faces at least"),
         ("feature-embedding", ["batch=1"], [], "two faces at least"),
         ("identity-dp", ['guides=["facedeid-mobile"]'], [], "must include dlib"),
-        ("identity-dp-paper", ["adversary=wgan"], TEACHER["identity-dp-paper"], "log or hinge"),
+        ("identity-dp-paper", ["adversary=wgan"], TEACHER["identity-dp-paper"], "log, hinge"),
         ("identity-dp-paper", ["same=1.5"], TEACHER["identity-dp-paper"], "a share"),
         ("identity-dp-paper", [], [], "recognizer=NAME"),
         ("identity-dp-paper", [], ["recognizer=nobody"], "nobody"),

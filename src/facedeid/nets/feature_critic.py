@@ -5,11 +5,10 @@ channels and depths, on the trunk of a perceptual distance. As there, spectral n
 slopes small: without it networks and adversary chase each other.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from facedeid.nets.lpips import CHANNELS, Lpips
+from facedeid.nets.lpips import CHANNELS, Lpips, unit
 
 __all__ = ["FeatureCritic"]
 
@@ -38,6 +37,6 @@ class FeatureCritic(nn.Module):
         """Score maps, from the shallowest depth to the deepest."""
         (trunk,) = self._trunk
         return [
-            head(F.normalize(features, dim=1) * features.shape[1] ** 0.5)
+            head(unit(features) * features.shape[1] ** 0.5)
             for head, features in zip(self.heads, trunk.maps(x), strict=True)
         ]

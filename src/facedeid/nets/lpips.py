@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from facedeid.errors import OptionError, WeightsError
 
-__all__ = ["Kind", "Lpips", "lpips", "lpips_state"]
+__all__ = ["Kind", "Lpips", "lpips", "lpips_state", "unit"]
 
 Kind = Literal["alex", "vgg", "squeeze", "compact"]
 
@@ -152,7 +152,7 @@ class Lpips(nn.Module):
     ) -> Tensor:
         """The distances of pictures whose `maps` are known: N, or depths×N."""
         parts = [
-            self.get_submodule(f"lin{i}")((_unit(one) - _unit(two)).square())
+            self.get_submodule(f"lin{i}")((unit(one) - unit(two)).square())
             for i, (one, two) in enumerate(zip(first, second, strict=True))
         ]
         return torch.stack(parts) if by_depth else torch.stack(parts).sum(0)
@@ -168,7 +168,7 @@ class Lpips(nn.Module):
         return found
 
 
-def _unit(features: Tensor) -> Tensor:
+def unit(features: Tensor) -> Tensor:
     """Unit length over channels; where all are zero (no gradient there), zero."""
     norm = features.square().sum(1, keepdim=True).clamp_min(EPSILON**2).sqrt()
     return features / (norm + EPSILON)

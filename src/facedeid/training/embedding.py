@@ -15,7 +15,6 @@ from typing import Any, ClassVar, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from facedeid.errors import TrainingError
 from facedeid.losses import ssim
 from facedeid.models import CODED, Models, Recognizer, identity_codes, lookalikes
 from facedeid.nets.hiding import Conditioning, EmbeddingNet
@@ -44,6 +43,7 @@ from facedeid.training.prepared import (
     rejected,
     shade,
     sheet,
+    word,
 )
 
 __all__ = ["EmbeddingRecipe", "EmbeddingTask"]
@@ -122,9 +122,7 @@ class EmbeddingRecipe:
         Raises:
             TrainingError: there is no such conditioning, or a batch of one face.
         """
-        if self.conditioning not in get_args(Conditioning):
-            known = ", ".join(get_args(Conditioning))
-            raise TrainingError(f"--set conditioning={self.conditioning}: use {known}")
+        word("conditioning", self.conditioning, get_args(Conditioning))
         comparable(self.batch)
         models, guides, distance = networks(self.name, self.guides, teachers, device)
         return EmbeddingTask(self, data, models, guides, distance, out, device, seed)

@@ -29,7 +29,7 @@ from facedeid.nets.lpips import Lpips, lpips, lpips_state
 from facedeid.nets.vgg import Vgg19, vgg19
 from facedeid.random import seeded, stream
 from facedeid.training.data import Faces, is_held_out, load_faces, mirrored
-from facedeid.training.prepared import numbers
+from facedeid.training.prepared import numbers, word
 from facedeid.weights import locate
 from facedeid.weights.loading import load_state
 
@@ -134,8 +134,7 @@ class HanawaRecipe:
         )
 
     def _check(self) -> None:
-        if self.embedded not in EMBEDDED:
-            raise TrainingError(f"--set embedded={self.embedded}: use {', '.join(EMBEDDED)}")
+        word("embedded", self.embedded, EMBEDDED)
         counts = ("epochs", "photos", "batch", "patience", "validation")
         if wrong := [name for name in counts if getattr(self, name) < 1]:
             raise TrainingError(f"--set {wrong[0]}={getattr(self, wrong[0])}: 1 at least")

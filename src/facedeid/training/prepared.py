@@ -58,6 +58,7 @@ __all__ = [
     "rejected",
     "shade",
     "sheet",
+    "word",
 ]
 
 MARGINS: Mapping[str, tuple[float, float]] = {"euclidean": (0.95, 0.60), "cosine": (1.0, 0.55)}
@@ -87,9 +88,7 @@ class Rivals(nn.Module):
 
     def __init__(self, net: nn.Module, critic: Critic, distance: Lpips) -> None:
         super().__init__()
-        if critic not in get_args(Critic):
-            known = ", ".join(get_args(Critic))
-            raise TrainingError(f"--set critic={critic}: use {known}")
+        word("critic", critic, get_args(Critic))
         self.net = net
         self.critic: nn.Module
         if critic == "features":
@@ -103,6 +102,16 @@ class Rivals(nn.Module):
         """What the network makes of a batch."""
         faces: Tensor = self.net(*inputs)
         return faces
+
+
+def word(setting: str, value: str, known: Sequence[str]) -> None:
+    """Check a setting that takes one of a few words.
+
+    Raises:
+        TrainingError: it is none of them.
+    """
+    if value not in known:
+        raise TrainingError(f"--set {setting}={value}: use {', '.join(known)}")
 
 
 def networks(

@@ -49,6 +49,7 @@ from facedeid.training.prepared import (
     rejected,
     shade,
     sheet,
+    word,
 )
 
 __all__ = ["PaperEncoderRecipe", "PrivateEncoderRecipe", "PrivateTask"]
@@ -122,8 +123,7 @@ class PrivateEncoderRecipe:
     ) -> "PrivateTask":
         """Everything the loop needs; teachers are the files of LPIPS-AlexNet (or none)."""
         comparable(self.batch)
-        if self.spared not in SPARED:
-            raise TrainingError(f"spared must be {', '.join(SPARED)}, got {self.spared!r}")
+        word("spared", self.spared, tuple(SPARED))
         models, guides, distance = networks(self.name, self.guides, teachers, device)
         pair = _pair(self.name, self.pair, models)
         assert isinstance(pair, StylePair)

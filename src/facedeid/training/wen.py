@@ -28,7 +28,7 @@ from facedeid.nets.patch_discriminator import (
 )
 from facedeid.random import seeded, stream
 from facedeid.training.data import Faces
-from facedeid.training.prepared import Prepared, judged, numbers, sheet
+from facedeid.training.prepared import Prepared, judged, numbers, sheet, word
 
 __all__ = ["WenRecipe", "WenTask"]
 
@@ -80,8 +80,7 @@ class WenRecipe:
         Raises:
             TrainingError: settings that make no sense; the teacher is missing or unusable.
         """
-        if self.adversary not in ("log", "hinge"):
-            raise TrainingError(f"--set adversary={self.adversary}: use log or hinge")
+        word("adversary", self.adversary, ("log", "hinge"))
         if not 0 <= self.same <= 1:
             raise TrainingError(f"--set same={self.same}: a share, from 0 to 1")
         names = [t.removeprefix("recognizer=") for t in teachers if t.startswith("recognizer=")]
