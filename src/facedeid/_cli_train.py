@@ -1,7 +1,9 @@
 """`facedeid train`: one recipe, time-boxed, resumable."""
 
+import os
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +12,7 @@ import typer
 
 from facedeid._cli_console import application, console
 from facedeid.errors import OptionError, OutputError, TrainingError
+from facedeid.weights import sha256_of
 
 __all__ = ["app"]
 
@@ -105,6 +108,7 @@ def train(
             seed=seed,
             dry_run=dry_run,
             reduced=reduced,
+            facts={"teacher_files": _files(teacher or ())},
         )
         try:
             task = chosen.task(faces, teacher or [], place, on, seed)
@@ -121,6 +125,13 @@ def _apart(folder: Path, data: list[Path]) -> None:
     for source in data:
         if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
             raise OptionError(f"-o {folder} lies in --data {source}; choose another folder")
+
+
+def _files(teachers: Sequence[str]) -> list[str]:
+    """Hashes of the files among them, with or without `kind=`, in an order of their own."""
+    named = {part for text in teachers for part in (text, text.partition("=")[2])}
+    files = (Path(name) for name in named if os.path.isfile(name))  # noqa: PTH113 (any length)
+    return sorted(sha256_of(path)[:12] for path in files)
 
 
 def _make(folder: Path) -> None:

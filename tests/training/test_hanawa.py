@@ -1,5 +1,7 @@
 import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -412,3 +414,28 @@ def test_dry_run_of_the_command(photos, lpips_files, tmp_path, capsys, monkeypat
     assert stop.value.code == 0
     assert "s a step with batch=2, validation=2; for the time" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_goes_on_with_the_same_teachers_only(photos, lpips_files, tmp_path, capsys):
+    """Another file of the same name is another teacher; the same one elsewhere is not."""
+    settings = ["width=0.125", "perc=0", "embedded=noise", "near=0.26", "far=0"]
+    settings += ["batch=2", "photos=4", "validation=2", "epochs=1"]
+
+    def run(folder, *more):
+        files = [f"lpips={folder / Path(t.partition('=')[2]).name}" for t in lpips_files]
+        options = [part for s in (*settings, *more) for part in ("--set", s)]
+        options += [part for t in (EN, *files) for part in ("--teacher", t)]
+        with pytest.raises(SystemExit) as stop:
+            main(["train", NAME, "--data", str(photos), *options, "-o", str(tmp_path / "run")])
+        return stop.value.code
+
+    before = Path(lpips_files[0].partition("=")[2]).parent
+    assert run(before) == 0
+    shutil.copytree(before, tmp_path / "same")
+    assert run(tmp_path / "same", "epochs=2") == 0
+    shutil.copytree(before, tmp_path / "other")
+    changed = tmp_path / "other" / Path(lpips_files[0].partition("=")[2]).name
+    save_file({k: v * 1.01 for k, v in load_file(changed).items()}, changed)
+    capsys.readouterr()
+    assert run(tmp_path / "other", "epochs=3") == 1
+    assert "the run to go on with had teacher_files" in capsys.readouterr().err

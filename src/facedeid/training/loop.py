@@ -119,6 +119,8 @@ class Options:
     """Build everything, run two steps, estimate the speed, write nothing."""
     reduced: Mapping[str, Any] = field(default_factory=dict)
     """What a run has for the settings that are smaller in a dry run: its time is not told then."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What must be the same when the run goes on, beside the settings and the task's metadata."""
     log_every: int = 50
     save_every: float = 300
     """Seconds between saved states (each with an evaluation and an export)."""
@@ -169,7 +171,10 @@ def train(
     )
     settings = _described(recipe, options, bf16)
     say(json.dumps({**settings, **task.metadata()}))
-    step = _resume(options.out / "state.pt", settings, task, model, average, optimiser, device)
+    facts = {**task.metadata(), **options.facts}
+    step = _resume(
+        options.out / "state.pt", settings, facts, task, model, average, optimiser, device
+    )
     adaptive = task if isinstance(task, Adaptive) else None
     last = min(recipe.steps, step + 2) if options.dry_run else recipe.steps
     if not options.dry_run:
@@ -290,6 +295,7 @@ _MAY_CHANGE = frozenset({"steps", "epochs", "decay_from", "bf16"})
 def _resume(
     path: Path,
     settings: Mapping[str, Any],
+    facts: Mapping[str, Any],
     task: Task,
     model: nn.Module,
     average: nn.Module,
@@ -303,7 +309,7 @@ def _resume(
         before = json.loads(state["settings"])
     except Exception as error:
         raise TrainingError(f"{path} cannot be read ({error}); remove it to start again") from error
-    facts = json.loads(state.get("facts", "{}"))
+    had = json.loads(state.get("facts", "{}"))
     now = json.loads(json.dumps(settings))
     changed = [k for k in {**before, **now} if before.get(k) != now.get(k) and k not in _MAY_CHANGE]
     if changed:
@@ -312,10 +318,10 @@ def _resume(
             + ", ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in sorted(changed))
             + "; use another output folder"
         )
-    for name, value in json.loads(json.dumps(task.metadata())).items():
-        if name in facts and facts[name] != value:
+    for name, value in json.loads(json.dumps(facts)).items():
+        if name in had and had[name] != value:
             raise TrainingError(
-                f"the run to go on with had {name} {facts[name]}, now it is {value}; use the same "
+                f"the run to go on with had {name} {had[name]}, now it is {value}; use the same "
                 "--data, --limit and --teacher, or another output folder"
             )
     model.load_state_dict(state["model"])
@@ -341,7 +347,7 @@ def _saved(
     out = options.out
     state = {
         "settings": json.dumps(settings),
-        "facts": json.dumps(task.metadata()),
+        "facts": json.dumps({**task.metadata(), **options.facts}),
         "step": step,
         "model": model.state_dict(),
         "average": average.state_dict(),
