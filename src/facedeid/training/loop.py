@@ -171,7 +171,7 @@ def train(
     )
     settings = _described(recipe, options, bf16)
     say(json.dumps({**settings, **task.metadata()}))
-    facts = {**task.metadata(), **options.facts}
+    facts = _facts(task, options)
     step = _resume(
         options.out / "state.pt", settings, facts, task, model, average, optimiser, device
     )
@@ -288,6 +288,11 @@ def _described(recipe: Recipe, options: Options, bf16: bool) -> dict[str, Any]:
     return {"recipe": recipe.name, **fields, "seed": options.seed, "bf16": bf16}
 
 
+def _facts(task: Task, options: Options) -> dict[str, Any]:
+    """What a run can go on with only if it is the same, beside the settings."""
+    return {**task.metadata(), **options.facts}
+
+
 _MAY_CHANGE = frozenset({"steps", "epochs", "decay_from", "bf16"})
 """Settings that may differ when a run goes on."""
 
@@ -347,7 +352,7 @@ def _saved(
     out = options.out
     state = {
         "settings": json.dumps(settings),
-        "facts": json.dumps({**task.metadata(), **options.facts}),
+        "facts": json.dumps(_facts(task, options)),
         "step": step,
         "model": model.state_dict(),
         "average": average.state_dict(),
