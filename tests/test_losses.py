@@ -48,6 +48,47 @@ def test_ssim_refuses_pictures_smaller_than_its_window():
         losses.ssim(small, small)
 
 
+def test_only_edges_that_were_not_there_are_new(pictures):
+    photo = pictures[0][:1]
+    stroke, light = photo.clone(), (0.8 * photo + 0.1)
+    stroke[:, :, 60:100, 50:53] -= 0.5
+    shifted = torch.roll(photo, 2, dims=3)[:, :, :, 2:]
+    same, lit, drawn, faint = (
+        float(losses.new_edges(photo, x)) for x in (photo, light, stroke, (photo + stroke) / 2)
+    )
+    assert same == lit == 0
+    assert float(losses.new_edges(photo[:, :, :, 2:], shifted)) < 0.02
+    assert drawn > 2 * faint > 0.03
+    both = losses.new_edges(torch.cat([photo, photo]), torch.cat([stroke, photo]))
+    torch.testing.assert_close(both, torch.tensor([drawn, same]))
+
+
+def test_only_what_was_nowhere_as_dark_is_a_stain():
+    photo = torch.zeros(1, 3, 128, 128)
+    photo[:, :, 40:48, 40:88] = -0.8  # brows
+    blot, soft, moved = photo.clone(), photo.clone(), torch.roll(photo, 3, dims=2)
+    blot[:, :, 70:82, 60:72] = -0.8
+    soft[:, :, 70:82, 60:72] = -0.4
+    found = losses.new_stains(photo.expand(4, -1, -1, -1), torch.cat([photo, moved, soft, blot]))
+    assert found[0] == 0
+    assert found[1] < 0.05 < 0.15 < found[2] < 0.6 * found[3]
+    assert float(losses.new_stains(photo, photo + 0.3)) == 0
+
+
+@pytest.mark.parametrize("measure", [losses.new_edges, losses.new_stains])
+def test_the_gradient_takes_a_stroke_away(measure, pictures):
+    photo = pictures[0][:1]
+    stroke = photo.clone()
+    stroke[:, :, 60:100, 48:56] -= 0.8
+    changed = stroke.requires_grad_()
+    (slope,) = torch.autograd.grad(measure(photo, changed).sum(), changed)
+    assert slope.isfinite().all()
+    assert measure(photo, stroke.detach() - slope / slope.norm()) < measure(photo, stroke.detach())
+    flat = torch.zeros(1, 3, 32, 32, requires_grad=True)
+    (slope,) = torch.autograd.grad(measure(flat.detach(), flat).sum(), flat)
+    assert slope.isfinite().all()
+
+
 def test_mse_is_per_picture(pictures):
     a, b = pictures
     expected = [((x - y) ** 2).mean() for x, y in zip(a.numpy(), b.numpy(), strict=True)]

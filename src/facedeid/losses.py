@@ -19,6 +19,8 @@ __all__ = [
     "displacement",
     "euclidean",
     "mse",
+    "new_edges",
+    "new_stains",
     "perceptual",
     "ssim",
     "towards",
@@ -44,16 +46,14 @@ def ssim(a: Tensor, b: Tensor, *, sigma: float = 1.5) -> Tensor:
     Raises:
         OptionError: pictures smaller than the window.
     """
-    radius = int(3.5 * sigma + 0.5)
-    if min(a.shape[2:]) <= 2 * radius:
-        raise OptionError(f"SSIM needs more than {2 * radius} px, got {tuple(a.shape[2:])}")
+    line = _window(a, sigma)
+    if min(a.shape[2:]) < len(line):
+        raise OptionError(f"SSIM needs more than {len(line) - 1} px, got {tuple(a.shape[2:])}")
     a, b = (a + 1) / 2, (b + 1) / 2
-    line = torch.arange(-radius, radius + 1, dtype=a.dtype, device=a.device)
-    line = torch.exp(-line.square() / (2 * sigma**2))
     maps = torch.cat([a, b, a * a, b * b, a * b], 1)
     # all maps as channels of one depthwise convolution: six times as fast as one by one on CPUs
     count = maps.shape[1]
-    row = (line / line.sum()).expand(count, 1, 1, -1)
+    row = line.expand(count, 1, 1, -1)
     means = F.conv2d(F.conv2d(maps, row, groups=count), row.mT, groups=count)
     one, two, first, second, both = means.chunk(5, 1)
     first, second, both = first - one * one, second - two * two, both - one * two
@@ -61,6 +61,68 @@ def ssim(a: Tensor, b: Tensor, *, sigma: float = 1.5) -> Tensor:
     value = (2 * one * two + c1) * (2 * both + c2)
     value = value / ((one * one + two * two + c1) * (first + second + c2))
     return value.reshape(len(a), -1).mean(1)
+
+
+def _window(like: Tensor, sigma: float) -> Tensor:
+    """Weights of a Gaussian, of sum 1, over 2·⌊3.5·sigma + 0.5⌋ + 1 pixels."""
+    radius = int(3.5 * sigma + 0.5)
+    place = torch.arange(-radius, radius + 1, dtype=like.dtype, device=like.device)
+    line = torch.exp(-place.square() / (2 * sigma**2))
+    return line / line.sum()
+
+
+def new_edges(before: Tensor, after: Tensor, *, sigma: float = 1.0) -> Tensor:
+    """How much sharper the strongest new edges are than any edge nearby was: N.
+
+    Slopes of smoothed brightness, over two pixels; those of `before` are the largest within two
+    pixels. What exceeds them is averaged over the fiftieth of the picture where it is most. Strokes
+    beside noses and second brows have 0.12 and more, faces that look natural 0.06 (frames of 128
+    px).
+
+    Args:
+        before: N×3×H×W.
+        after: the same shape.
+        sigma: of the smoothing, in pixels.
+    """
+    excess = _slopes(after, sigma) - F.max_pool2d(_slopes(before, sigma), 5, 1, 2)
+    return _worst(F.relu(excess))
+
+
+def new_stains(before: Tensor, after: Tensor, *, sigma: float = 2.0) -> Tensor:
+    """How much darker than anything within four pixels was the darkest new places are: N.
+
+    Of smoothed brightness; averaged over the fiftieth of the picture where it is most: blotted
+    noses and pits for eyes have 0.08 and more, faces that look natural 0.03 (frames of 128 px).
+
+    Args:
+        before: N×3×H×W.
+        after: the same shape.
+        sigma: of the smoothing, in pixels.
+    """
+    darkest = -F.max_pool2d(-_smooth(before, sigma), 9, 1, 4)
+    return _worst(F.relu(darkest - _smooth(after, sigma)))
+
+
+def _worst(maps: Tensor) -> Tensor:
+    """Mean over the fiftieth of N×1×H×W where it is most: N."""
+    flat = maps.flatten(1)
+    return flat.topk(max(1, flat.shape[1] // 50), dim=1).values.mean(1)
+
+
+def _smooth(pictures: Tensor, sigma: float, border: int = 0) -> Tensor:
+    """Smoothed brightness, with so many more pixels around: N×1×H×W."""
+    line = _window(pictures, sigma).view(1, 1, 1, -1)
+    around = [line.shape[-1] // 2 + border] * 4
+    grey = F.pad(pictures.mean(1, keepdim=True), around, mode="replicate")
+    return F.conv2d(F.conv2d(grey, line), line.mT)
+
+
+def _slopes(pictures: Tensor, sigma: float) -> Tensor:
+    """Length of the gradient of the smoothed brightness, over two pixels: N×1×H×W."""
+    smooth = _smooth(pictures, sigma, 1)
+    across = smooth[:, :, 1:-1, 2:] - smooth[:, :, 1:-1, :-2]
+    down = smooth[:, :, 2:, 1:-1] - smooth[:, :, :-2, 1:-1]
+    return (across.square() + down.square() + 1e-8).sqrt()
 
 
 def perceptual(distance: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Methods in the latent space of the pair that ships, on real faces."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -20,9 +22,10 @@ from facedeid.landmarks import LEFT_EYE, LIPS, NOSE, RIGHT_EYE
 from facedeid.losses import displacement, mse, ssim
 from facedeid.methods import create, parse
 from facedeid.methods.fsap import Likeness, Perturbation, Steps, perturb
-from facedeid.methods.private import _curve
+from facedeid.methods.private import FAR, _curve, _marks
 from facedeid.models import Models
-from facedeid.nets.style_pair import LIKELY
+from facedeid.nets.residual import small
+from facedeid.nets.style_pair import AXES, LIKELY
 from facedeid.random import stream
 
 MODELS = Models()
@@ -47,9 +50,9 @@ def found(portraits):
     return invert(MODELS.pair(), *portraits)
 
 
-def applied(method, portraits):
+def applied(method, portraits, seed=0):
     crops, points = portraits
-    return method(crops, MODELS, random=[stream(0, i) for i in range(2)], landmarks=points)
+    return method(crops, MODELS, random=[stream(seed, i) for i in range(2)], landmarks=points)
 
 
 # ------------------------------------------------------------------------------ into W+ and back
@@ -306,6 +309,15 @@ def test_likely_codes_leave_what_is_off_the_axes_and_stay_near_the_mean(found):
     torch.testing.assert_close(pair.likely(start, start), start, atol=1e-4, rtol=0)
 
 
+def test_likely_codes_leave_what_is_along_steady_directions(found):
+    pair, far = MODELS.pair(), 0.5 * torch.randn(found.codes.shape, generator=stream(0))
+    steady = torch.linalg.qr(torch.randn(64, 3, generator=stream(1)))[0]
+    start, codes = found.codes, pair.likely(found.codes + 20 * far, found.codes, steady)
+    moved = pair.coordinates(codes) - pair.coordinates(start)
+    assert (moved @ steady).abs().max() < 1e-3
+    assert moved.square().sum(1).min() > 1
+
+
 def _along(pair, codes):
     return torch.einsum("nk,kld->nld", pair.coordinates(codes), pair.axes)
 
@@ -350,6 +362,7 @@ def test_identity_vectors_that_share_a_common_part_are_centred(portraits):
         ("private-encoder:beta=1.5", "beta must lie between 0 and 1"),
         ("private-encoder:beta=0.5,target_similarity=0.2", "exclude each other"),
         ("private-encoder:detail=some", "detail must be"),
+        ("private-encoder:tries=0", "tries must lie between 1 and 64"),
         ("private-encoder:spared=nose", "spared must be forehead-eyes-mouth or"),
     ],
 )
@@ -363,7 +376,8 @@ def test_options_that_make_no_sense(text, complaint):
 
 def test_one_network_goes_from_the_photo_to_somebody_else(portraits):
     crops, _ = portraits
-    levels = [applied(create("private-encoder", beta=beta), portraits) for beta in (1.0, 0.5, 0.0)]
+    methods = [create("private-encoder", beta=beta, tries=1) for beta in (1.0, 0.5, 0.0)]
+    levels = [applied(method, portraits) for method in methods]
     likeness = [sum(f["similarity"] for f in result.facts) / 2 for result in levels]
     assert likeness[0] > 0.8 > likeness[1] > likeness[2]
     judge = MODELS.recognizer("facedeid-mobile")
@@ -385,15 +399,60 @@ def test_a_similarity_that_is_asked_for_becomes_a_level(portraits):
 
 
 def test_a_face_that_is_still_matched_is_left_less_of_what_it_was():
-    first, second, third = create("private-encoder", beta=0.1).again
+    other, another, first, second, third = create("private-encoder", beta=0.1).again
+    assert other == another == create("private-encoder", beta=0.1)
     assert [(m.level, m.spared, m.tone) for m in (first, second, third)] == [
         (0, "forehead-eyes-mouth", True), (0, "none", True), (0, "none", False)
     ]  # fmt: skip
-    assert create("private-encoder", beta=0).again == (second, third)
+    assert create("private-encoder", beta=0).again[2:] == (second, third)
+    once = create("private-encoder", tries=1, beta=0)
+    assert once.again == (replace(second, tries=1), replace(third, tries=1))
     assert create("private-encoder", target_similarity=-1).again == (second, third)
-    assert create("private-encoder", beta=0, spared="none").again == (third,)
+    assert create("private-encoder", beta=0, spared="none").again[2:] == (third,)
     for other in ({"beta": 0.5}, {"detail": "none"}):
         assert create("private-encoder", **other).again == ()
+
+
+def test_of_several_people_a_face_gets_one_that_is_far_and_shows_few_marks(portraits):
+    crops, points = portraits
+    dlib = MODELS.recognizer("dlib")
+    own, cover = dlib.embed(crops, points), small(crops, 128)
+
+    def found(method, seed=0):
+        faces = applied(method, portraits, seed).faces
+        distance = dlib.distance(own, dlib.embed(faces, points))
+        return faces, distance, distance.clamp_max(FAR) - _marks(cover, small(faces, 128))
+
+    once, several = (create("private-encoder", tries=count) for count in (1, 12))
+    one, _, before = found(once)
+    chosen, far, after = found(several)
+    assert not torch.equal(chosen, one)
+    assert (far > dlib.threshold("best")).all()
+    assert (after > before - 0.03).all()  # they are tried at half the resolution
+    assert (after > before + 0.01).any()
+    assert torch.equal(found(once, seed=1)[0], one)
+    assert not torch.equal(found(several, seed=1)[0], chosen)
+
+
+@pytest.mark.parametrize("asked", [{"beta": 0.3}, {"target_similarity": 0.0}, {"detail": "none"}])
+def test_where_a_likeness_is_asked_for_nobody_is_drawn(asked, portraits):
+    method = create("private-encoder", **asked)
+    assert not method.varies
+    once = replace(method, tries=1)
+    assert torch.equal(applied(method, portraits).faces, applied(once, portraits).faces)
+
+
+def test_other_people_are_in_the_same_pose(found):
+    pair, steady = MODELS.pair(), MODELS.private_encoder.steady
+    drawn = torch.randn(len(found.codes), AXES, generator=stream(0))
+    moved = [
+        pair.coordinates(pair.around(found.codes, drawn, share, steady))
+        - pair.coordinates(found.codes)
+        for share in (0.0, 0.2, 0.75)
+    ]
+    assert moved[0].abs().max() < 1e-3
+    assert moved[2].norm() > 1.5 * moved[1].norm() > 1
+    assert (moved[2] @ steady).abs().max() < 0.01
 
 
 def test_inverted_faces_can_be_taken_apart(found):

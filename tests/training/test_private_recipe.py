@@ -12,7 +12,7 @@ from facedeid.faces import feature_masks
 from facedeid.landmarks import LIPS
 from facedeid.methods import create
 from facedeid.models import Models
-from facedeid.nets import load_official
+from facedeid.nets import load_official, style_pair
 from facedeid.nets.private_encoder import PrivateEncoder
 from facedeid.nets.psp import GradualStyleEncoder, PSp
 from facedeid.nets.stylegan2 import Generator
@@ -23,7 +23,7 @@ from facedeid.training.private import _strangeness
 from facedeid.training.recipes import configured
 
 CPU = torch.device("cpu")
-SMALL = ('guides=["dlib"]', "batch=4", "warmup=2", "adversary_from=7")
+SMALL = ('guides=["dlib"]', "batch=4", "warmup=2", "adversary_from=7", "steady=0")
 
 
 def rows(out):
@@ -91,6 +91,37 @@ def test_it_may_begin_with_the_network_that_ships(photos, tmp_path):
     assert all(torch.equal(shipped[k], v) for k, v in task.model.net.state_dict().items())
 
 
+def test_heads_do_not_turn(photos, tmp_path):
+    """Codes keep the photo's coordinates along what moves landmarks, and change along the rest."""
+    recipe = configured("private-encoder", [*SMALL, "steady=2"])
+    task = recipe.task(load_faces([photos], size=128), [], tmp_path, CPU, 3)
+    pair, steady = Models().pair(), task.model.net.steady
+    torch.testing.assert_close(steady[:, :2].T @ steady[:, :2], torch.eye(2), atol=1e-4, rtol=0)
+    assert not steady[:, 2:].any()
+    with torch.no_grad():
+        task.model.net.level[-1].bias.normal_(generator=stream(0))
+        faces = task.training.draw(2, stream(0), CPU, plain=True).cover
+        _, _, codes = task.model.eval()(faces, torch.zeros(2))
+        moved = pair.coordinates(codes) - pair.coordinates(pair.encode(faces))
+    assert (moved @ steady).abs().max() < 1e-3
+    assert moved.square().sum(1).min() > 1
+
+
+def test_posing_directions_move_landmarks_more_than_others(monkeypatch):
+    monkeypatch.setattr(style_pair, "POSING", 256)
+    models = Models()
+    pair = models.pair()
+    steady = pair.posing(models.landmarks, 4)
+    others = torch.linalg.qr(torch.cat([steady, torch.randn(64, 4, generator=stream(0))], 1))[0]
+    codes = pair.prior + torch.einsum(
+        "nk,kld->nld", torch.cat([steady, others[:, 4:]], 1).T, pair.axes
+    )
+    with torch.no_grad():
+        at = models.landmarks(pair.decode(torch.cat([pair.prior[None], codes])))
+    moved = (at[1:] - at[:1]).norm(dim=-1).mean(1)
+    assert moved[:4].mean() > 2 * moved[4:].mean()
+
+
 def test_the_losses_see_what_the_method_releases(photos, tmp_path):
     recipe = configured("private-encoder", [*SMALL, "continued=true"])
     task = recipe.task(load_faces([photos], size=128), [], tmp_path, CPU, 3)
@@ -98,7 +129,7 @@ def test_the_losses_see_what_the_method_releases(photos, tmp_path):
     with torch.no_grad():
         made, base, _ = task.model.eval()(batch.cover, beta)
         seen = task._shown(made, base, batch, beta).clamp(-1, 1)
-    method, models = create("private-encoder", beta=0), Models()  # apply: at the recipe's side
+    method, models = create("private-encoder", tries=1), Models()  # apply: at the recipe's side
     result = method.apply(batch.cover, models, random=[stream(0)] * 2, landmarks=batch.landmarks)
     released = batch.within(result.faces)
     assert (seen - batch.cover).abs().mean() > 0.01

@@ -12,10 +12,14 @@ from safetensors import safe_open
 from torch import Tensor
 
 from facedeid.errors import OptionError
-from facedeid.inversion import Detail, Spared, invert
+from facedeid.inversion import Detail, Inverted, Spared, invert
+from facedeid.losses import new_edges, new_stains
 from facedeid.methods.base import Deidentified, Method, number, word
 from facedeid.models import CODED
 from facedeid.nets.private_encoder import residue
+from facedeid.nets.residual import repeated
+from facedeid.nets.speed import fast_bf16
+from facedeid.nets.style_pair import AXES, StylePair
 from facedeid.weights import shipped
 
 if TYPE_CHECKING:
@@ -26,8 +30,26 @@ __all__ = ["FILE", "JUDGE", "PrivateEncoding"]
 FILE = "facedeid-private-encoder.safetensors"
 NO_LIKENESS = 0.2
 """The highest level that asks for somebody else."""
+MOST = 64
+"""Tries at most."""
+TOGETHER = 16
+"""Tries in one forward pass, of all faces."""
+DRAWN = 0.75
+"""Share of the variance of codes that is drawn at level 0."""
+FAR = 1.0
+"""Farther from oneself (dlib's scale; 0.6 is another person) is not worth a mark that shows."""
+EDGES = 0.4
+STAINS = 0.8
+"""What new edges and dark spots (`losses.new_edges`, `new_stains`) weigh beside distance."""
+RETRIES = 2
+"""Further attempts with other people before more is changed."""
 JUDGE = "facedeid-mobile"
 """Measures similarities, asked-for and in the report; it was not used in training."""
+
+
+def _marks(before: Tensor, after: Tensor) -> Tensor:
+    """How much a face shows that it was made, of N×3×s×s: N."""
+    return EDGES * new_edges(before, after) + STAINS * new_stains(before, after)
 
 
 def _curve() -> tuple[list[float], list[float]]:
@@ -50,9 +72,12 @@ class PrivateEncoding(Method):
 
     `beta` from 0 (private) to 1 (the same person). `target_similarity` in its place: the mean
     cosine similarity to the original that facedeid-mobile is to measure, by the curve that comes
-    with the network. `detail`: see `facedeid.inversion`; "none" is the paper's. With "kept", `tone`
-    keeps the photo's light and skin tone, and `spared` are the features that stay the photo's; the
-    network was trained with the defaults.
+    with the network. Up to level 0.2, where no likeness is asked for, `tries` people are made for
+    each face, the network's and others drawn around it, in the photo's pose: it gets the one that
+    is far from itself under dlib's recogniser and shows few new edges and dark spots. `detail`: see
+    `facedeid.inversion`; "none" is the paper's. With "kept", `tone` keeps the photo's light and
+    skin tone, and `spared` are the features that stay the photo's; the network was trained with the
+    defaults.
     """
 
     name: ClassVar[str] = "private-encoder"
@@ -60,6 +85,7 @@ class PrivateEncoding(Method):
     source: ClassVar[str] = "Zhao et al. 2022"
     beta: float | None = None
     target_similarity: float | None = None
+    tries: int = 12
     detail: Detail = "kept"
     tone: bool = True
     spared: Spared = "forehead-eyes-mouth"
@@ -71,23 +97,33 @@ class PrivateEncoding(Method):
             number("beta", self.beta, 0, 1)
         if self.target_similarity is not None:
             number("target_similarity", self.target_similarity, -1, 1)
+        if not 1 <= self.tries <= MOST:
+            raise OptionError(f"tries must lie between 1 and {MOST}, got {self.tries}")
         word("detail", self.detail, Detail)
         word("spared", self.spared, Spared)
 
     @property
     def varies(self) -> bool:
-        """It draws nothing."""
-        return False
+        """Where it draws other people."""
+        return self._people > 1
+
+    @property
+    def _people(self) -> int:
+        """Tries that are made: the paper's way, and where a likeness is asked for, just one."""
+        asked = self.target_similarity is not None or self.level > NO_LIKENESS
+        return 1 if asked or self.detail == "none" else self.tries
 
     @property
     def again(self) -> tuple["PrivateEncoding", ...]:
-        """Where no likeness is asked for: level 0, then nothing spared, then not even the light."""
+        """Where no likeness is asked for: other people, level 0, nothing spared, not the light."""
         if self.level > NO_LIKENESS or self.detail == "none":
             return ()
+        others = (self,) * RETRIES if self.varies else ()
         now = replace(self, beta=self.level, target_similarity=None)
         private = replace(now, beta=0.0)
         free = replace(private, spared="none")
-        return tuple(m for m in (private, free, replace(free, tone=False)) if m != now)
+        more = (private, free, replace(free, tone=False))
+        return others + tuple(m for m in more if m != now)
 
     @property
     def carry(self) -> Literal["replace", "change"]:
@@ -123,14 +159,19 @@ class PrivateEncoding(Method):
         random: Sequence[torch.Generator],
         landmarks: Tensor | None,
     ) -> Deidentified:
-        """One forward pass; the facts say which similarity was asked for and which is measured."""
+        """One forward pass and the tries; the facts say which similarity was asked for and which is
+        measured.
+        """
         batch, beta = faces.to(models.device), self.level
-        pair = models.pair()
+        pair, encoder = models.pair(), models.private_encoder
         network = models.landmarks if self.detail == "kept" else None
         found = invert(pair, batch, landmarks, network, tone=self.tone, spared=self.spared)
         levels = torch.full((len(batch),), beta, device=models.device)
-        codes = pair.likely(models.private_encoder(batch, levels), found.codes)
+        codes = pair.likely(encoder(batch, levels), found.codes, encoder.steady)
         kept = float(residue(levels[0]))
+        if self._people > 1:
+            assert isinstance(pair, StylePair)
+            codes = self._best(found, codes, pair, models, random)
         made = found.registered(pair.decode(codes), self.detail, kept)
         result = found.full(batch, made, self.detail, kept)
         judge = models.recognizer(JUDGE)
@@ -143,3 +184,36 @@ class PrivateEncoding(Method):
         asked = {} if wanted is None else {"asked_similarity": wanted}
         facts = [{"beta": round(beta, 4), **asked, "similarity": round(m, 4)} for m in measured]
         return Deidentified(result.to(faces.device).contiguous(), tuple(facts))
+
+    def _best(
+        self,
+        found: Inverted,
+        codes: Tensor,
+        pair: StylePair,
+        models: "Models",
+        random: Sequence[torch.Generator],
+    ) -> Tensor:
+        """For each face the code, of those tried, that does best: N×L×D.
+
+        They are tried at the generator's resolution and, where that is fast, in bfloat16.
+        """
+        count, kept = len(codes), float(residue(torch.tensor(self.level)))
+        drawn = torch.stack([torch.randn(self._people - 1, AXES, generator=g) for g in random], 1)
+        drawn = drawn.flatten(0, 1).to(codes)
+        share, steady = DRAWN * (1 - self.level) ** 2, models.private_encoder.steady
+        others = pair.around(repeated(codes, len(drawn)), drawn, share, steady)
+        tried = torch.cat([codes, others])
+        dlib, kind = models.recognizer("dlib"), models.device.type
+        scores: list[Tensor] = []
+        rows = torch.arange(count).repeat(self._people)
+        with torch.autocast(kind, torch.bfloat16, enabled=fast_bf16(kind)):
+            own = dlib.embed(found.cover, found.landmarks)
+            for some in torch.split(rows, max(1, TOGETHER // count) * count):
+                each, begin = found.rows(some), count * len(scores)
+                made = pair.decode(tried[begin : begin + len(some)])
+                shown = each.shown(each.registered(made, "kept", kept), "kept", kept)
+                distance = dlib.distance(own[some], dlib.embed(shown, each.landmarks))
+                marks = _marks(each.cover, shown)
+                scores += torch.split((distance.clamp_max(FAR) - marks).float(), count)
+        best = torch.stack(scores).argmax(0)
+        return tried.view(self._people, *codes.shape)[best, torch.arange(count)]

@@ -5,11 +5,13 @@ from torch import Tensor, nn
 
 from facedeid.nets.psp import GradualStyleEncoder
 from facedeid.nets.residual import small
-from facedeid.nets.style_pair import CHANNELS, STYLE, compact_encoder
+from facedeid.nets.style_pair import AXES, CHANNELS, STYLE, compact_encoder
 
 __all__ = ["PrivateEncoder", "residue"]
 
 WIDTH = 64
+STEADY = 3
+"""Directions of the prior along which codes can be left as they were: those that turn heads."""
 
 
 def residue(beta: Tensor) -> Tensor:
@@ -28,10 +30,13 @@ class PrivateEncoder(nn.Module):
 
     Attributes:
         centre: D, the mean latent that codes are offsets from.
+        steady: AXES×`STEADY`, directions along which the method leaves codes as they are
+            (`StylePair.posing`); columns of zeros leave nothing.
     """
 
     SIDE = max(CHANNELS)
     centre: Tensor
+    steady: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,6 +55,7 @@ class PrivateEncoder(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.register_buffer("centre", torch.zeros(STYLE))
+        self.register_buffer("steady", torch.zeros(AXES, STEADY))
 
     def forward(self, faces: Tensor, beta: Tensor) -> Tensor:
         """Aligned faces N×3×S×S in [-1, 1], S a multiple of 128, and β in [0, 1], N -> W+ N×12×256.

@@ -228,7 +228,7 @@ class PSp(nn.Module):
             return image
         return F.adaptive_avg_pool2d(image, self.output_size)
 
-    def likely(self, codes: Tensor, start: Tensor) -> Tensor:
+    def likely(self, codes: Tensor, start: Tensor, steady: Tensor | None = None) -> Tensor:
         """The codes as they are: the published networks come without a prior in W+."""
         return codes
 

@@ -1,16 +1,19 @@
 """`facedeid-generator` and `facedeid-encoder`: a compact StyleGAN2 and its way into W+."""
 
+from math import sqrt
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from facedeid.nets.landmark_net import LandmarkNet
 from facedeid.nets.psp import GradualStyleEncoder
 from facedeid.nets.residual import small
 from facedeid.nets.stylegan2 import Generator, Noise
 from facedeid.nets.stylegan2_discriminator import Discriminator
 
 __all__ = [
+    "AXES",
     "CHANNELS",
     "LIKELY",
     "LatentPair",
@@ -30,6 +33,9 @@ AXES = 64
 """Of the prior; they hold nine tenths of the variance of photos' codes."""
 LIKELY = 1.2
 """How far from the prior's mean codes may go, in standard deviations; photos' are at 0.7 to 1.4."""
+
+POSING = 1280
+"""Faces drawn to find out which directions move landmarks."""
 
 
 def compact_generator() -> Generator:
@@ -67,8 +73,10 @@ class LatentPair(Protocol):
     def decode(self, w: Tensor, *, noise: Noise = "stored") -> Tensor:
         """W or W+ -> N×3×side×side, nominally in [-1, 1], not clipped."""
 
-    def likely(self, codes: Tensor, start: Tensor) -> Tensor:
-        """Codes N×L×D near `codes` where the pair makes faces; `start`: codes of photos."""
+    def likely(self, codes: Tensor, start: Tensor, steady: Tensor | None = None) -> Tensor:
+        """Codes N×L×D near `codes` where the pair makes faces; `start`: codes of photos. `steady`:
+        directions of its prior along which those stay as they are, if it has one.
+        """
 
 
 class StylePair(nn.Module):
@@ -130,19 +138,54 @@ class StylePair(nn.Module):
         directions, spread = self._axes()
         return (codes - self.prior).flatten(1) @ directions.T / spread
 
-    def likely(self, codes: Tensor, start: Tensor) -> Tensor:
+    def likely(self, codes: Tensor, start: Tensor, steady: Tensor | None = None) -> Tensor:
         """Codes near `codes` that the prior finds likely: N×L×D.
 
         What is off its axes stays as in `start`, codes of photos; along them, the root mean square
-        is at most `LIKELY` standard deviations, or that of `start` if it is more.
+        is at most `LIKELY` standard deviations, or that of `start` if it is more. So does then what
+        lies along `steady`, orthonormal columns AXES×K in the prior's coordinates (see `posing`).
         """
         directions, spread = self._axes()
         before = self.coordinates(start)
         wanted = before + (codes - start).flatten(1) @ directions.T / spread
         limit = before.square().mean(1).sqrt().clamp_min(LIKELY)
         size = wanted.square().mean(1).add(1e-6).sqrt()
-        wanted = wanted * (limit / size).clamp_max(1)[:, None]
-        return start + ((wanted - before) * spread @ directions).view_as(start)
+        moved = wanted * (limit / size).clamp_max(1)[:, None] - before
+        if steady is not None:
+            moved = moved - moved @ steady @ steady.T
+        return start + (moved * spread @ directions).view_as(start)
+
+    def around(self, codes: Tensor, drawn: Tensor, share: float, steady: Tensor) -> Tensor:
+        """Codes of other people near those of one, in the same pose: N×L×D.
+
+        Args:
+            codes: N×L×D.
+            drawn: standard normal numbers, N×AXES.
+            share: of the variance along the prior's axes that comes from them, 0 to 1.
+            steady: directions along which the codes stay as they are, as for `likely`.
+        """
+        directions, spread = self._axes()
+        moved = (sqrt(1 - share) - 1) * self.coordinates(codes) + sqrt(share) * drawn
+        moved = moved - moved @ steady @ steady.T
+        return codes + (moved * spread @ directions).view_as(codes)
+
+    @torch.no_grad()
+    def posing(self, network: LandmarkNet, count: int) -> Tensor:
+        """Directions of the prior that move landmarks most, turn and expression: AXES×count.
+
+        Orthonormal columns in its coordinates, from a linear fit of landmarks to faces drawn from
+        it, always the same ones.
+        """
+        random = torch.Generator().manual_seed(0)
+        drawn = torch.randn(POSING, len(self.axes), generator=random).to(self.axes)
+        codes = self.prior + torch.einsum("nk,kld->nld", drawn, self.axes)
+        points = torch.cat([network(self.decode(part)) for part in torch.split(codes, 32)]).flatten(
+            1
+        )
+        square = drawn.T @ drawn + 10 * torch.eye(len(self.axes)).to(drawn)
+        slopes = torch.linalg.solve(square, drawn.T @ (points - points.mean(0)))
+        directions: Tensor = torch.linalg.svd(slopes, full_matrices=False)[0]
+        return directions[:, :count]
 
     def sample(self, count: int, random: torch.Generator, *, truncation: float = 1.0) -> Tensor:
         """W+ codes of people who do not exist, from the prior: count×L×D.

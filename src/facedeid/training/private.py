@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from facedeid.errors import FacedeidError, TrainingError
 from facedeid.inversion import SPARED, Detail, Spared, blended, within
-from facedeid.losses import mse, ssim
+from facedeid.losses import mse, new_edges, ssim
 from facedeid.models import CODED, Models, Recognizer
 from facedeid.nets.lpips import Lpips
-from facedeid.nets.private_encoder import PrivateEncoder, residue
+from facedeid.nets.private_encoder import STEADY, PrivateEncoder, residue
 from facedeid.nets.psp import GradualStyleEncoder, PSp
 from facedeid.nets.residual import tint
 from facedeid.nets.style_pair import LatentPair, StylePair
@@ -56,6 +56,8 @@ __all__ = ["PaperEncoderRecipe", "PrivateEncoderRecipe", "PrivateTask"]
 
 LEVELS = (0.0, 0.2, 0.4, 0.7, 1.0)
 """β of the figures on people held out and of the grid."""
+NATURAL = 0.05
+"""New edges (`losses.new_edges`) that any other face has."""
 LEAST_LIKE = 0.5
 """The adversary sees the faces of lower levels only (of a batch without any, of its lowest): of the
 others it learns nothing."""
@@ -103,6 +105,12 @@ class PrivateEncoderRecipe:
     """Of the squared change of 8×8 px means: faces must not turn pale, nor eyes into pits."""
     likely: float = 4.0
     """Of codes that the pair's prior would not draw: they make no faces, or one and the same."""
+    steady: int = STEADY
+    """Directions of the pair's prior along which codes stay the photo's, first those that move
+    landmarks most: heads turn along them, mouths open and brows rise. With `continued` those of the
+    network that ships."""
+    edges: float = 20.0
+    """Of new edges above `NATURAL`: strokes beside noses, second brows."""
     landmarks: float = 0.25
     """Weight of a pixel (of the 256 frame) by which chin, nose, eyes and mouth move."""
     adversarial: float = 1.5
@@ -134,6 +142,8 @@ class PrivateEncoderRecipe:
         else:
             net.encoder.load_state_dict(pair.encoder.state_dict())
             net.centre = pair.centre.clone()
+            if self.steady:
+                net.steady[:, : self.steady] = pair.posing(models.landmarks, self.steady)
         return PrivateTask(self, net, pair, data, models, guides, distance, out, device, seed)
 
 
@@ -148,7 +158,7 @@ class PaperEncoderRecipe(PrivateEncoderRecipe):
     small: ClassVar[Mapping[str, Any]] = {"batch": 2}
     pair: ClassVar[str] = "psp"
     detail: ClassVar[Detail] = "none"
-    idle: ClassVar[frozenset[str]] = frozenset({"continued", "likely", "spared", "tone"})
+    idle: ClassVar[frozenset[str]] = frozenset({"continued", "likely", "spared", "steady", "tone"})
 
     steps: int = 300_000
     lr: float = 1e-4
@@ -163,6 +173,7 @@ class PaperEncoderRecipe(PrivateEncoderRecipe):
     colour: float = 0.0
     shade: float = 0.0
     likely: float = 0.0
+    edges: float = 0.0
     landmarks: float = 0.0
     adversarial: float = 0.0
     guides: tuple[str, ...] = field(default=("dlib",))
@@ -201,6 +212,7 @@ class _OneLevel(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.register_buffer("centre", torch.zeros(1) if centre is None else centre.clone())
+        self.register_buffer("steady", torch.zeros(1), persistent=False)
 
     def forward(self, faces: Tensor, beta: Tensor) -> Tensor:
         codes: Tensor = self.encoder(faces) + self.get_buffer("centre")
@@ -220,7 +232,7 @@ class _Through(Rivals):
         with torch.no_grad():
             plain = pair.encode(faces)
             base = pair.decode(plain)
-        codes = pair.likely(self.net(faces, beta), plain)
+        codes = pair.likely(self.net(faces, beta), plain, self.net.get_buffer("steady"))
         return pair.decode(codes), base, codes
 
 
@@ -319,6 +331,8 @@ class PrivateTask:
             parts["colour"] = r.colour * tint(moved).square().mean()
         if r.shade:
             parts["shade"] = r.shade * shade(moved)
+        if r.edges:
+            parts["edges"] = r.edges * F.relu(new_edges(cover, shown) - NATURAL).mean()
         if r.landmarks:
             moves = displaced(self.models, cover, shown.clamp(-1, 1))
             parts["landmarks"] = r.landmarks * moves.mean()
@@ -373,6 +387,7 @@ class PrivateTask:
                         found.setdefault(f"rejected {name}", []).append(far.float())
                 found.setdefault(f"ssim {level:g}", []).append(ssim(batch.cover, shown))
                 found.setdefault(f"mse {level:g}", []).append(mse(batch.cover, shown) / 4)
+                found.setdefault(f"edges {level:g}", []).append(new_edges(batch.cover, shown))
                 moves = displaced(self.models, batch.cover, shown)
                 found.setdefault(f"moved {level:g}", []).append(moves.mean(1))
         return {name: torch.cat(values).mean().item() for name, values in found.items()}

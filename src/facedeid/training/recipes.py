@@ -7,6 +7,7 @@ from math import inf, isfinite
 from typing import Any
 
 from facedeid.errors import TrainingError
+from facedeid.nets.private_encoder import STEADY
 from facedeid.training.autoencoder import AutoencoderRecipe, EncoderRecipe, JointRecipe
 from facedeid.training.embedding import EmbeddingRecipe
 from facedeid.training.generator import GeneratorRecipe
@@ -69,6 +70,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "together": (1, inf),
     "lookalikes": (1, inf),
     "levels": (2, 7),
+    "steady": (0, STEADY),
     "bank": (1, inf),
     "crop": (32, 256),
     "changed": (1, inf),
