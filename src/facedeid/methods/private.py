@@ -215,5 +215,5 @@ class PrivateEncoding(Method):
                 distance = dlib.distance(own[some], dlib.embed(shown, each.landmarks))
                 marks = _marks(each.cover, shown)
                 scores += torch.split((distance.clamp_max(FAR) - marks).float(), count)
-        best = torch.stack(scores).argmax(0)
+        best = torch.stack(scores).argmax(0).cpu()
         return tried.view(self._people, *codes.shape)[best, torch.arange(count)]

@@ -179,9 +179,8 @@ class StylePair(nn.Module):
         random = torch.Generator().manual_seed(0)
         drawn = torch.randn(POSING, len(self.axes), generator=random).to(self.axes)
         codes = self.prior + torch.einsum("nk,kld->nld", drawn, self.axes)
-        points = torch.cat([network(self.decode(part)) for part in torch.split(codes, 32)]).flatten(
-            1
-        )
+        found = [network(self.decode(part)).flatten(1) for part in torch.split(codes, 32)]
+        points = torch.cat(found)
         square = drawn.T @ drawn + 10 * torch.eye(len(self.axes)).to(drawn)
         slopes = torch.linalg.solve(square, drawn.T @ (points - points.mean(0)))
         directions: Tensor = torch.linalg.svd(slopes, full_matrices=False)[0]

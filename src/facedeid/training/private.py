@@ -106,9 +106,8 @@ class PrivateEncoderRecipe:
     likely: float = 4.0
     """Of codes that the pair's prior would not draw: they make no faces, or one and the same."""
     steady: int = STEADY
-    """Directions of the pair's prior along which codes stay the photo's, first those that move
-    landmarks most: heads turn along them, mouths open and brows rise. With `continued` those of the
-    network that ships."""
+    """Directions of the pair's prior along which codes stay the photo's, those that move landmarks
+    most: heads turn along them. With `continued` those of the network that ships."""
     edges: float = 20.0
     """Of new edges above `NATURAL`: strokes beside noses, second brows."""
     landmarks: float = 0.25
