@@ -84,10 +84,13 @@ def test_a_batch_of_one_face_is_refused(photos, tmp_path):
         recipe.task(load_faces([photos], size=128), [], tmp_path, CPU, 3)
 
 
-def test_it_may_begin_with_the_network_that_ships(photos, tmp_path):
-    recipe = configured("private-encoder", [*SMALL, "continued=true"])
+@pytest.mark.parametrize("steady", [3, 1])
+def test_it_may_begin_with_the_network_that_ships(steady, photos, tmp_path):
+    recipe = configured("private-encoder", [*SMALL, "continued=true", f"steady={steady}"])
     task = recipe.task(load_faces([photos], size=128), [], tmp_path, CPU, 3)
-    shipped = Models().private_encoder.state_dict()
+    shipped = {k: v.clone() for k, v in Models().private_encoder.state_dict().items()}
+    assert shipped["steady"].norm(dim=0).min() > 0.99
+    shipped["steady"][:, steady:] = 0  # those that are asked for
     assert all(torch.equal(shipped[k], v) for k, v in task.model.net.state_dict().items())
 
 
@@ -123,7 +126,7 @@ def test_posing_directions_move_landmarks_more_than_others(monkeypatch):
 
 
 def test_the_losses_see_what_the_method_releases(photos, tmp_path):
-    recipe = configured("private-encoder", [*SMALL, "continued=true"])
+    recipe = configured("private-encoder", [*SMALL, "continued=true", "steady=3"])
     task = recipe.task(load_faces([photos], size=128), [], tmp_path, CPU, 3)
     batch, beta = task.training.draw(2, stream(0), CPU, plain=True), torch.zeros(2)
     with torch.no_grad():

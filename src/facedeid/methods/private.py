@@ -171,7 +171,7 @@ class PrivateEncoding(Method):
         kept = float(residue(levels[0]))
         if self._people > 1:
             assert isinstance(pair, StylePair)
-            codes = self._best(found, codes, pair, models, random)
+            codes = self._best(found, codes, kept, pair, models, random)
         made = found.registered(pair.decode(codes), self.detail, kept)
         result = found.full(batch, made, self.detail, kept)
         judge = models.recognizer(JUDGE)
@@ -189,15 +189,16 @@ class PrivateEncoding(Method):
         self,
         found: Inverted,
         codes: Tensor,
+        kept: float,
         pair: StylePair,
         models: "Models",
         random: Sequence[torch.Generator],
     ) -> Tensor:
-        """For each face the code, of those tried, that does best: N×L×D.
+        """For each face the code, of those tried, that does best: N×L×D. `kept`: the residue.
 
         They are tried at the generator's resolution and, where that is fast, in bfloat16.
         """
-        count, kept = len(codes), float(residue(torch.tensor(self.level)))
+        count = len(codes)
         drawn = torch.stack([torch.randn(self._people - 1, AXES, generator=g) for g in random], 1)
         drawn = drawn.flatten(0, 1).to(codes)
         share, steady = DRAWN * (1 - self.level) ** 2, models.private_encoder.steady

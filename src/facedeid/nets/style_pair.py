@@ -150,10 +150,14 @@ class StylePair(nn.Module):
         wanted = before + (codes - start).flatten(1) @ directions.T / spread
         limit = before.square().mean(1).sqrt().clamp_min(LIKELY)
         size = wanted.square().mean(1).add(1e-6).sqrt()
-        moved = wanted * (limit / size).clamp_max(1)[:, None] - before
+        return self._moved(start, wanted * (limit / size).clamp_max(1)[:, None] - before, steady)
+
+    def _moved(self, codes: Tensor, by: Tensor, steady: Tensor | None) -> Tensor:
+        """Codes N×L×D moved by coordinates N×AXES, but not along `steady`."""
+        directions, spread = self._axes()
         if steady is not None:
-            moved = moved - moved @ steady @ steady.T
-        return start + (moved * spread @ directions).view_as(start)
+            by = by - by @ steady @ steady.T
+        return codes + (by * spread @ directions).view_as(codes)
 
     def around(self, codes: Tensor, drawn: Tensor, share: float, steady: Tensor) -> Tensor:
         """Codes of other people near those of one, in the same pose: N×L×D.
@@ -164,10 +168,8 @@ class StylePair(nn.Module):
             share: of the variance along the prior's axes that comes from them, 0 to 1.
             steady: directions along which the codes stay as they are, as for `likely`.
         """
-        directions, spread = self._axes()
-        moved = (sqrt(1 - share) - 1) * self.coordinates(codes) + sqrt(share) * drawn
-        moved = moved - moved @ steady @ steady.T
-        return codes + (moved * spread @ directions).view_as(codes)
+        by = (sqrt(1 - share) - 1) * self.coordinates(codes) + sqrt(share) * drawn
+        return self._moved(codes, by, steady)
 
     @torch.no_grad()
     def posing(self, network: LandmarkNet, count: int) -> Tensor:
@@ -176,9 +178,8 @@ class StylePair(nn.Module):
         Orthonormal columns in its coordinates, from a linear fit of landmarks to faces drawn from
         it, always the same ones.
         """
-        random = torch.Generator().manual_seed(0)
-        drawn = torch.randn(POSING, len(self.axes), generator=random).to(self.axes)
-        codes = self.prior + torch.einsum("nk,kld->nld", drawn, self.axes)
+        codes = self.sample(POSING, torch.Generator().manual_seed(0))
+        drawn = self.coordinates(codes)
         found = [network(self.decode(part)).flatten(1) for part in torch.split(codes, 32)]
         points = torch.cat(found)
         square = drawn.T @ drawn + 10 * torch.eye(len(self.axes)).to(drawn)

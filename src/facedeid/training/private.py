@@ -107,7 +107,7 @@ class PrivateEncoderRecipe:
     """Of codes that the pair's prior would not draw: they make no faces, or one and the same."""
     steady: int = STEADY
     """Directions of the pair's prior along which codes stay the photo's, those that move landmarks
-    most: heads turn along them. With `continued` those of the network that ships."""
+    most: heads turn along them (with `continued` those that the network that ships has)."""
     edges: float = 20.0
     """Of new edges above `NATURAL`: strokes beside noses, second brows."""
     landmarks: float = 0.25
@@ -142,7 +142,8 @@ class PrivateEncoderRecipe:
             net.encoder.load_state_dict(pair.encoder.state_dict())
             net.centre = pair.centre.clone()
             if self.steady:
-                net.steady[:, : self.steady] = pair.posing(models.landmarks, self.steady)
+                net.steady = pair.posing(models.landmarks, STEADY)
+        net.steady[:, self.steady :] = 0
         return PrivateTask(self, net, pair, data, models, guides, distance, out, device, seed)
 
 
@@ -211,7 +212,6 @@ class _OneLevel(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.register_buffer("centre", torch.zeros(1) if centre is None else centre.clone())
-        self.register_buffer("steady", torch.zeros(1), persistent=False)
 
     def forward(self, faces: Tensor, beta: Tensor) -> Tensor:
         codes: Tensor = self.encoder(faces) + self.get_buffer("centre")
@@ -231,7 +231,7 @@ class _Through(Rivals):
         with torch.no_grad():
             plain = pair.encode(faces)
             base = pair.decode(plain)
-        codes = pair.likely(self.net(faces, beta), plain, self.net.get_buffer("steady"))
+        codes = pair.likely(self.net(faces, beta), plain, getattr(self.net, "steady", None))
         return pair.decode(codes), base, codes
 
 
