@@ -75,6 +75,16 @@ def test_only_what_was_nowhere_as_dark_is_a_stain():
     assert float(losses.new_stains(photo, photo + 0.3)) == 0
 
 
+def test_only_edges_that_faded_are_lost():
+    skin = torch.zeros(1, 3, 128, 128)
+    brow = skin.clone()
+    brow[:, :, 60:66, 40:80] = -0.8
+    changed = torch.cat([brow, brow + 0.2, torch.roll(brow, 3, dims=2), 0.8 * brow, brow / 2, skin])
+    found = losses.lost_edges(brow.expand(6, -1, -1, -1), changed)
+    assert (found[:4] < 0.01).all()
+    assert found[5] > 2 * found[4] > 0.03
+
+
 @pytest.mark.parametrize("measure", [losses.new_edges, losses.new_stains])
 def test_the_gradient_takes_a_stroke_away(measure, pictures):
     photo = pictures[0][:1]

@@ -22,10 +22,11 @@ from facedeid.landmarks import LEFT_EYE, LIPS, NOSE, RIGHT_EYE
 from facedeid.losses import displacement, mse, ssim
 from facedeid.methods import create, parse
 from facedeid.methods.fsap import Likeness, Perturbation, Steps, perturb
-from facedeid.methods.private import FAR, _curve, _marks
+from facedeid.methods.private import _curve
+from facedeid.methods.retouching import Verdict, marks, retouched
 from facedeid.models import Models
 from facedeid.nets.residual import small
-from facedeid.nets.style_pair import AXES, LIKELY
+from facedeid.nets.style_pair import AXES, LIKELY, shortened
 from facedeid.random import stream
 
 MODELS = Models()
@@ -363,6 +364,7 @@ def test_identity_vectors_that_share_a_common_part_are_centred(portraits):
         ("private-encoder:beta=0.5,target_similarity=0.2", "exclude each other"),
         ("private-encoder:detail=some", "detail must be"),
         ("private-encoder:tries=0", "tries must lie between 1 and 64"),
+        ("private-encoder:retouch=-1", "retouch must lie between 0 and 1000"),
         ("private-encoder:spared=nose", "spared must be forehead-eyes-mouth or"),
     ],
 )
@@ -421,9 +423,9 @@ def test_of_several_people_a_face_gets_one_that_is_far_and_shows_few_marks(portr
     def found(method, seed=0):
         faces = applied(method, portraits, seed).faces
         distance = dlib.distance(own, dlib.embed(faces, points))
-        return faces, distance, distance.clamp_max(FAR) - _marks(cover, small(faces, 128))
+        return faces, distance, distance - marks(cover, small(faces, 128))
 
-    once, several = (create("private-encoder", tries=count) for count in (1, 12))
+    once, several = (create("private-encoder", tries=count, retouch=0) for count in (1, 12))
     one, _, before = found(once)
     chosen, far, after = found(several)
     assert not torch.equal(chosen, one)
@@ -432,13 +434,43 @@ def test_of_several_people_a_face_gets_one_that_is_far_and_shows_few_marks(portr
     assert (after > before + 0.01).any()
     assert torch.equal(found(once, seed=1)[0], one)
     assert not torch.equal(found(several, seed=1)[0], chosen)
+    _, farther, best = found(replace(several, retouch=8))
+    assert (best > after + 0.03).all()
+    assert (farther > dlib.threshold("best")).all()
+
+
+def test_retouched_faces_score_higher_in_the_same_pose_and_each_on_its_own(portraits):
+    crops, points = portraits
+    pair, dlib, steady = MODELS.pair(), MODELS.recognizer("dlib"), MODELS.private_encoder.steady
+    found = invert(pair, crops, points, MODELS.landmarks, tone=True, spared="eyes-mouth")
+    with torch.no_grad():
+        own = dlib.embed(found.cover, found.landmarks)
+        codes = pair.onto(MODELS.private_encoder(crops, torch.zeros(2)))
+
+        def scored(codes):
+            return Verdict(found, dlib, own, 0.0).score(pair.decode(codes), torch.arange(2))
+
+        scores = [scored(codes)]
+        for steps in (0, 2, 6):
+            after = retouched(Verdict(found, dlib, own, 0.0), pair, codes, steady, steps)
+            scores.append(scored(after))
+    torch.testing.assert_close(scores[1], scores[0])
+    assert (scores[2] >= scores[1]).all()
+    assert (scores[3] > scores[1] + 0.03).all()
+    moved = pair.coordinates(after) - pair.coordinates(codes)
+    assert (moved @ steady).abs().max() < 1e-3
+    assert moved.square().mean(1).sqrt().max() < 2
+    one = found.rows(torch.tensor([1]))
+    alone = retouched(Verdict(one, dlib, own[1:], 0.0), pair, codes[1:], steady, 1)
+    together = retouched(Verdict(found, dlib, own, 0.0), pair, codes, steady, 1)[1:]
+    assert (alone - together).norm() < 0.01 * (alone - codes[1:]).norm()
 
 
 @pytest.mark.parametrize("asked", [{"beta": 0.3}, {"target_similarity": 0.0}, {"detail": "none"}])
 def test_where_a_likeness_is_asked_for_nobody_is_drawn(asked, portraits):
     method = create("private-encoder", **asked)
     assert not method.varies
-    once = replace(method, tries=1)
+    once = replace(method, tries=1, retouch=0)
     assert torch.equal(applied(method, portraits).faces, applied(once, portraits).faces)
 
 
@@ -453,6 +485,24 @@ def test_other_people_are_in_the_same_pose(found):
     assert moved[0].abs().max() < 1e-3
     assert moved[2].norm() > 1.5 * moved[1].norm() > 1
     assert (moved[2] @ steady).abs().max() < 0.01
+
+
+def test_codes_are_taken_onto_the_axes_of_the_prior(found):
+    pair, codes = MODELS.pair(), found.codes
+    on, half = pair.onto(codes), pair.onto(codes, 0.5)
+    torch.testing.assert_close(pair.coordinates(on), pair.coordinates(codes), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(pair.onto(on), on, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(half, (on + codes) / 2, atol=1e-4, rtol=1e-4)
+    assert (on - codes).norm() > 1
+    moved = pair.moved(codes, torch.ones(len(codes), AXES))
+    torch.testing.assert_close(pair.onto(moved, 1.0), moved, atol=1e-3, rtol=1e-3)
+
+
+def test_coordinates_are_shortened_to_what_is_likely_or_was_before():
+    near, far = torch.full((1, AXES), 0.5), torch.full((1, AXES), 3.0)
+    assert torch.equal(shortened(near, near), near)
+    torch.testing.assert_close(shortened(far, near), torch.full((1, AXES), LIKELY))
+    torch.testing.assert_close(shortened(far, far * 0.8), far * 0.8)
 
 
 def test_inverted_faces_can_be_taken_apart(found):

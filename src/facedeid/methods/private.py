@@ -13,8 +13,8 @@ from torch import Tensor
 
 from facedeid.errors import OptionError
 from facedeid.inversion import Detail, Inverted, Spared, invert
-from facedeid.losses import new_edges, new_stains
 from facedeid.methods.base import Deidentified, Method, number, word
+from facedeid.methods.retouching import Verdict, retouched
 from facedeid.models import CODED
 from facedeid.nets.private_encoder import residue
 from facedeid.nets.residual import repeated
@@ -36,20 +36,10 @@ TOGETHER = 16
 """Tries in one forward pass, of all faces."""
 DRAWN = 0.75
 """Share of the variance of codes that is drawn at level 0."""
-FAR = 1.0
-"""Farther from oneself (dlib's scale; 0.6 is another person) is not worth a mark that shows."""
-EDGES = 0.4
-STAINS = 0.8
-"""What new edges and dark spots (`losses.new_edges`, `new_stains`) weigh beside distance."""
 RETRIES = 2
 """Further attempts with other people before more is changed."""
 JUDGE = "facedeid-mobile"
 """Measures similarities, asked-for and in the report; it was not used in training."""
-
-
-def _marks(before: Tensor, after: Tensor) -> Tensor:
-    """How much a face shows that it was made, of N×3×s×s: N."""
-    return EDGES * new_edges(before, after) + STAINS * new_stains(before, after)
 
 
 def _curve() -> tuple[list[float], list[float]]:
@@ -72,12 +62,13 @@ class PrivateEncoding(Method):
 
     `beta` from 0 (private) to 1 (the same person). `target_similarity` in its place: the mean
     cosine similarity to the original that facedeid-mobile is to measure, by the curve that comes
-    with the network. Up to level 0.2, where no likeness is asked for, `tries` people are made for
-    each face, the network's and others drawn around it, in the photo's pose: it gets the one that
-    is far from itself under dlib's recogniser and shows few new edges and dark spots. `detail`: see
-    `facedeid.inversion`; "none" is the paper's. With "kept", `tone` keeps the photo's light and
-    skin tone, and `spared` are the features that stay the photo's; the network was trained with the
-    defaults.
+    with the network. Up to level 0.2, where no likeness is asked for, what a code has of the photo
+    off the prior's axes goes, and `tries` people are made for each face, the network's and others
+    drawn around it, in the photo's pose: it gets the one that is far from itself under dlib's
+    recogniser and shows few marks (`facedeid.methods.retouching`), after `retouch` steps along the
+    gradient of both. `detail`: see `facedeid.inversion`; "none" is the paper's, which has none of
+    this. With "kept", `tone` keeps the photo's light and skin tone, and `spared` are the features
+    that stay the photo's; the network was trained with the defaults.
     """
 
     name: ClassVar[str] = "private-encoder"
@@ -86,6 +77,7 @@ class PrivateEncoding(Method):
     beta: float | None = None
     target_similarity: float | None = None
     tries: int = 12
+    retouch: int = 16
     detail: Detail = "kept"
     tone: bool = True
     spared: Spared = "forehead-eyes-mouth"
@@ -99,19 +91,20 @@ class PrivateEncoding(Method):
             number("target_similarity", self.target_similarity, -1, 1)
         if not 1 <= self.tries <= MOST:
             raise OptionError(f"tries must lie between 1 and {MOST}, got {self.tries}")
+        number("retouch", self.retouch, 0, 1000)
         word("detail", self.detail, Detail)
         word("spared", self.spared, Spared)
 
     @property
     def varies(self) -> bool:
         """Where it draws other people."""
-        return self._people > 1
+        return self._free and self.tries > 1
 
     @property
-    def _people(self) -> int:
-        """Tries that are made: the paper's way, and where a likeness is asked for, just one."""
+    def _free(self) -> bool:
+        """Whether it may be anybody: not in the paper's way, nor where a likeness is asked for."""
         asked = self.target_similarity is not None or self.level > NO_LIKENESS
-        return 1 if asked or self.detail == "none" else self.tries
+        return not asked and self.detail == "kept"
 
     @property
     def again(self) -> tuple["PrivateEncoding", ...]:
@@ -159,18 +152,20 @@ class PrivateEncoding(Method):
         random: Sequence[torch.Generator],
         landmarks: Tensor | None,
     ) -> Deidentified:
-        """One forward pass and the tries; the facts say which similarity was asked for and which is
-        measured.
+        """One forward pass, the tries and steps; the facts say which similarity was asked for and
+        which is measured.
         """
         batch, beta = faces.to(models.device), self.level
         pair, encoder = models.pair(), models.private_encoder
+        assert isinstance(pair, StylePair)
         network = models.landmarks if self.detail == "kept" else None
         found = invert(pair, batch, landmarks, network, tone=self.tone, spared=self.spared)
         levels = torch.full((len(batch),), beta, device=models.device)
-        codes = pair.likely(encoder(batch, levels), found.codes, encoder.steady)
-        kept = float(residue(levels[0]))
-        if self._people > 1:
-            assert isinstance(pair, StylePair)
+        kept, start = float(residue(levels[0])), found.codes
+        if self._free:
+            start = pair.onto(start, beta)
+        codes = pair.likely(encoder(batch, levels), start, encoder.steady)
+        if self._free:
             codes = self._best(found, codes, kept, pair, models, random)
         made = found.registered(pair.decode(codes), self.detail, kept)
         result = found.full(batch, made, self.detail, kept)
@@ -194,27 +189,30 @@ class PrivateEncoding(Method):
         models: "Models",
         random: Sequence[torch.Generator],
     ) -> Tensor:
-        """For each face the code, of those tried, that does best: N×L×D. `kept`: the residue.
+        """For each face the code, of those tried, that does best, retouched: N×L×D. `kept`: the
+        residue.
 
         They are tried at the generator's resolution and, where that is fast, in bfloat16.
         """
-        count = len(codes)
-        drawn = torch.stack([torch.randn(self._people - 1, AXES, generator=g) for g in random], 1)
-        drawn = drawn.flatten(0, 1).to(codes)
-        share, steady = DRAWN * (1 - self.level) ** 2, models.private_encoder.steady
-        others = pair.around(repeated(codes, len(drawn)), drawn, share, steady)
-        tried = torch.cat([codes, others])
-        dlib, kind = models.recognizer("dlib"), models.device.type
-        scores: list[Tensor] = []
-        rows = torch.arange(count).repeat(self._people)
-        with torch.autocast(kind, torch.bfloat16, enabled=fast_bf16(kind)):
-            own = dlib.embed(found.cover, found.landmarks)
-            for some in torch.split(rows, max(1, TOGETHER // count) * count):
-                each, begin = found.rows(some), count * len(scores)
-                made = pair.decode(tried[begin : begin + len(some)])
-                shown = each.shown(each.registered(made, "kept", kept), "kept", kept)
-                distance = dlib.distance(own[some], dlib.embed(shown, each.landmarks))
-                marks = _marks(each.cover, shown)
-                scores += torch.split((distance.clamp_max(FAR) - marks).float(), count)
-        best = torch.stack(scores).argmax(0).cpu()
-        return tried.view(self._people, *codes.shape)[best, torch.arange(count)]
+        dlib, steady = models.recognizer("dlib"), models.private_encoder.steady
+        own, bf16 = dlib.embed(found.cover, found.landmarks), fast_bf16(models.device.type)
+        verdict = Verdict(found, dlib, own, kept, bf16)
+        if self.tries > 1:
+            drawn = torch.stack([torch.randn(self.tries - 1, AXES, generator=g) for g in random], 1)
+            drawn, share = drawn.flatten(0, 1).to(codes), DRAWN * (1 - self.level) ** 2
+            others = pair.around(repeated(codes, len(drawn)), drawn, share, steady)
+            codes = _chosen(verdict, pair, torch.cat([codes, others]), len(codes))
+        return retouched(verdict, pair, codes, steady, self.retouch) if self.retouch else codes
+
+
+def _chosen(verdict: Verdict, pair: StylePair, tried: Tensor, count: int) -> Tensor:
+    """Of several codes for each of `count` faces, all of the first try first, the best: N×L×D."""
+    scores: list[Tensor] = []
+    rows, kind = torch.arange(len(tried)) % count, tried.device.type
+    step = max(1, TOGETHER // count) * count
+    for some, codes in zip(torch.split(rows, step), torch.split(tried, step), strict=True):
+        with torch.autocast(kind, torch.bfloat16, enabled=verdict.bf16):
+            made = pair.decode(codes)
+        scores.append(verdict.score(made, some))
+    best = torch.cat(scores).view(-1, count).argmax(0).cpu()
+    return tried.view(-1, count, *tried.shape[1:])[best, torch.arange(count)]

@@ -21,6 +21,7 @@ __all__ = [
     "compact_discriminator",
     "compact_encoder",
     "compact_generator",
+    "shortened",
 ]
 
 CHANNELS = {4: 192, 8: 192, 16: 192, 32: 160, 64: 96, 128: 48}
@@ -77,6 +78,13 @@ class LatentPair(Protocol):
         """Codes N×L×D near `codes` where the pair makes faces; `start`: codes of photos. `steady`:
         directions of its prior along which those stay as they are, if it has one.
         """
+
+
+def shortened(coordinates: Tensor, before: Tensor) -> Tensor:
+    """Coordinates N×K, in root mean square at most `LIKELY`, or what those `before` are: N×K."""
+    limit = before.square().mean(1).sqrt().clamp_min(LIKELY)
+    size = coordinates.square().mean(1).add(1e-6).sqrt()
+    return coordinates * (limit / size).clamp_max(1)[:, None]
 
 
 class StylePair(nn.Module):
@@ -148,16 +156,19 @@ class StylePair(nn.Module):
         directions, spread = self._axes()
         before = self.coordinates(start)
         wanted = before + (codes - start).flatten(1) @ directions.T / spread
-        limit = before.square().mean(1).sqrt().clamp_min(LIKELY)
-        size = wanted.square().mean(1).add(1e-6).sqrt()
-        return self._moved(start, wanted * (limit / size).clamp_max(1)[:, None] - before, steady)
+        return self.moved(start, shortened(wanted, before) - before, steady)
 
-    def _moved(self, codes: Tensor, by: Tensor, steady: Tensor | None) -> Tensor:
-        """Codes N×L×D moved by coordinates N×AXES, but not along `steady`."""
+    def moved(self, codes: Tensor, by: Tensor, steady: Tensor | None = None) -> Tensor:
+        """Codes N×L×D moved by coordinates N×AXES, but not along `steady` (as for `likely`)."""
         directions, spread = self._axes()
         if steady is not None:
             by = by - by @ steady @ steady.T
         return codes + (by * spread @ directions).view_as(codes)
+
+    def onto(self, codes: Tensor, kept: float = 0.0) -> Tensor:
+        """Codes N×L×D with a share of what they have off the axes of the prior, 0 to 1."""
+        nearest = self.moved(self.prior.expand_as(codes), self.coordinates(codes))
+        return nearest + kept * (codes - nearest)
 
     def around(self, codes: Tensor, drawn: Tensor, share: float, steady: Tensor) -> Tensor:
         """Codes of other people near those of one, in the same pose: N×L×D.
@@ -169,7 +180,7 @@ class StylePair(nn.Module):
             steady: directions along which the codes stay as they are, as for `likely`.
         """
         by = (sqrt(1 - share) - 1) * self.coordinates(codes) + sqrt(share) * drawn
-        return self._moved(codes, by, steady)
+        return self.moved(codes, by, steady)
 
     @torch.no_grad()
     def posing(self, network: LandmarkNet, count: int) -> Tensor:
