@@ -462,8 +462,17 @@ def test_retouched_faces_score_higher_in_the_same_pose_and_each_on_its_own(portr
     assert moved.square().mean(1).sqrt().max() < 2
     one = found.rows(torch.tensor([1]))
     alone = retouched(Verdict(one, dlib, own[1:], 0.0), pair, codes[1:], steady, 1)
-    together = retouched(Verdict(found, dlib, own, 0.0), pair, codes, steady, 1)[1:]
-    assert (alone - together).norm() < 0.01 * (alone - codes[1:]).norm()
+    both = retouched(Verdict(found, dlib, own, 0.0), pair, codes, steady, 1)[1:]
+    assert (alone - both).norm() < 0.01 * (alone - codes[1:]).norm()
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.4])
+def test_other_faces_in_the_batch_do_not_matter(beta, portraits):
+    crops, points = portraits
+    method = create("private-encoder", beta=beta, tries=2, retouch=2)
+    faces = applied(method, portraits).faces
+    alone = method(crops[1:], MODELS, random=[stream(0, 1)], landmarks=points[1:]).faces
+    assert (alone[0] - faces[1]).abs().max() <= (0.01 if beta else 0)
 
 
 @pytest.mark.parametrize("asked", [{"beta": 0.3}, {"target_similarity": 0.0}, {"detail": "none"}])

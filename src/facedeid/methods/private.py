@@ -13,6 +13,7 @@ from torch import Tensor
 
 from facedeid.errors import OptionError
 from facedeid.inversion import Detail, Inverted, Spared, invert
+from facedeid.methods.adversarial import together
 from facedeid.methods.base import Deidentified, Method, number, word
 from facedeid.methods.retouching import Verdict, retouched
 from facedeid.models import CODED
@@ -152,33 +153,51 @@ class PrivateEncoding(Method):
         random: Sequence[torch.Generator],
         landmarks: Tensor | None,
     ) -> Deidentified:
-        """One forward pass, the tries and steps; the facts say which similarity was asked for and
-        which is measured.
+        """One forward pass, the tries and steps, `together`; the facts say which similarity was
+        asked for and which is measured.
         """
-        batch, beta = faces.to(models.device), self.level
+        made: list[Tensor] = []
+        measured: list[float] = []
+        for part in together(len(faces), models) if self._free else [slice(None)]:
+            points = None if landmarks is None else landmarks[part]
+            done, likeness = self._released(
+                faces[part].to(models.device), points, models, random[part]
+            )
+            made.append(done.to(faces.device))
+            measured += likeness
+        wanted = self.target_similarity
+        asked = {} if wanted is None else {"asked_similarity": wanted}
+        level = round(self.level, 4)
+        facts = [{"beta": level, **asked, "similarity": round(m, 4)} for m in measured]
+        return Deidentified(torch.cat(made), tuple(facts))
+
+    def _released(
+        self,
+        faces: Tensor,
+        landmarks: Tensor | None,
+        models: "Models",
+        random: Sequence[torch.Generator],
+    ) -> tuple[Tensor, list[float]]:
+        """Faces N×3×S×S as they are released, and their measured similarities."""
         pair, encoder = models.pair(), models.private_encoder
         assert isinstance(pair, StylePair)
         network = models.landmarks if self.detail == "kept" else None
-        found = invert(pair, batch, landmarks, network, tone=self.tone, spared=self.spared)
-        levels = torch.full((len(batch),), beta, device=models.device)
+        found = invert(pair, faces, landmarks, network, tone=self.tone, spared=self.spared)
+        levels = torch.full((len(faces),), self.level, device=models.device)
         kept, start = float(residue(levels[0])), found.codes
         if self._free:
-            start = pair.onto(start, beta)
-        codes = pair.likely(encoder(batch, levels), start, encoder.steady)
+            start = pair.onto(start, self.level)
+        codes = pair.likely(encoder(faces, levels), start, encoder.steady)
         if self._free:
             codes = self._best(found, codes, kept, pair, models, random)
         made = found.registered(pair.decode(codes), self.detail, kept)
-        result = found.full(batch, made, self.detail, kept)
         judge = models.recognizer(JUDGE)
         own, after = (
             judge.embed(x, found.landmarks)
             for x in (found.cover, found.shown(made, self.detail, kept))
         )
-        measured = F.cosine_similarity(own, after).tolist()
-        wanted = self.target_similarity
-        asked = {} if wanted is None else {"asked_similarity": wanted}
-        facts = [{"beta": round(beta, 4), **asked, "similarity": round(m, 4)} for m in measured]
-        return Deidentified(result.to(faces.device).contiguous(), tuple(facts))
+        result = found.full(faces, made, self.detail, kept)
+        return result.contiguous(), F.cosine_similarity(own, after).tolist()
 
     def _best(
         self,
