@@ -36,7 +36,7 @@ def main() -> None:
     photos, landmarks = held.images[list(chosen)], held.landmarks[list(chosen)]
     models, curve = Models(), []
     for tenth in range(11):
-        method = PrivateEncoding(beta=tenth / 10, tries=1)  # as where a likeness is asked for
+        method = PrivateEncoding(beta=tenth / 10, tries=1, retouch=0)  # as for a likeness
         found = []
         for images, points in zip(photos.split(CHUNK), landmarks.split(CHUNK), strict=True):
             random = [stream(0)] * len(images)

@@ -109,7 +109,8 @@ def new_stains(before: Tensor, after: Tensor, *, sigma: float = 2.0) -> Tensor:
     """How much darker than anything within four pixels was the darkest new places are: N.
 
     Of smoothed brightness; averaged over the fiftieth of the picture where it is most: blotted
-    noses and pits for eyes have 0.08 and more, faces that look natural 0.03 (frames of 128 px).
+    noses and pits for eyes have 0.08 and more, faces that look natural 0.03 (frames of 128 px, the
+    default σ).
 
     Args:
         before: N×3×H×W.

@@ -29,7 +29,7 @@ CASES: dict[str, Method] = {
     "mask": create("mask", shape="ellipse", color=[200, 30, 30]),
     "noise": create("noise", sigma=25),
     "pixelate": create("pixelate", cluster=16),
-    "private-encoder": create("private-encoder", beta=0.1),
+    "private-encoder": create("private-encoder", beta=0.1, tries=2, retouch=1),
     "tip-im": create("tip-im", iterations=3, targets=2, norm="linf"),
 }
 """One case per method, with options that are not the default where there are any."""

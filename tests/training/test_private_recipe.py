@@ -129,7 +129,7 @@ def test_the_losses_see_what_the_method_releases(photos, tmp_path):
     recipe = configured("private-encoder", [*SMALL, "continued=true", "steady=3"])
     task = recipe.task(load_faces([photos], size=128), [], tmp_path, CPU, 3)
     batch = task.training.draw(2, stream(0), CPU, plain=True)
-    beta = torch.full((2,), 0.3)  # below, the method goes on from what they see
+    beta = torch.full((2,), 0.3)  # up to 0.2 the method goes on from there
     with torch.no_grad():
         made, base, _ = task.model.eval()(batch.cover, beta)
         seen = task._shown(made, base, batch, beta).clamp(-1, 1)

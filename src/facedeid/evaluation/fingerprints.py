@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -186,16 +186,18 @@ def _answers(recognizer: Recognizer) -> Tensor:
 def method_digest(method: Method, models: Models, seed: int) -> str:
     """Of everything that decides how a method's results look.
 
-    The code of the method, of what all methods share and of inversion (if it inverts), the networks
-    that ship (unless it uses none), the recognisers it knows and the portraits it is given; not the
-    code of networks and of privacy mechanisms, nor other files of the store.
+    The code of the method, of modules of other methods that it uses, of what all methods share and
+    of inversion (if it inverts), the networks that ship (unless it uses none), the recognisers it
+    knows and the portraits it is given; not the code of networks and of privacy mechanisms, nor
+    other files of the store.
 
     Raises:
         OptionError: it names a recogniser or a folder that there is not.
         WeightsError: a recogniser that it attacks has no weights here.
     """
     own = {sys.modules[kind.__module__] for kind in type(method).__mro__ if _is_ours(kind)}
-    parts = [repr(method), seed, __version__, *sorted(map(code, {*own, *FINDING, *MAKING}))]
+    used = {sys.modules[name] for module in own for name in _taken(module)}
+    parts = [repr(method), seed, __version__, *sorted(map(code, {*own, *used, *FINDING, *MAKING}))]
     if sys.modules[type(method).__module__] is not classical:
         manifest = files("facedeid").joinpath("data", "MANIFEST.json").read_bytes()
         parts += [hashlib.sha256(manifest).hexdigest(), code(losses), *_optimizer()]
@@ -220,6 +222,12 @@ def _known(name: str, models: Models) -> str:
 
 def _is_ours(kind: type) -> bool:
     return kind.__module__.split(".")[0] == "facedeid"
+
+
+def _taken(module: ModuleType) -> set[str]:
+    """The modules of methods from which a module has classes or functions."""
+    things = (v for v in vars(module).values() if isinstance(v, (type, FunctionType)))
+    return {t.__module__ for t in things if t.__module__.startswith("facedeid.methods.")}
 
 
 def _optimizer() -> list[str]:

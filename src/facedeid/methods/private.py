@@ -1,4 +1,4 @@
-"""Private-Encoder: one forward pass to the likeness that is asked for."""
+"""Private-Encoder: one forward pass to the likeness that is asked for, or on to somebody else."""
 
 import json
 from collections.abc import Sequence
@@ -63,17 +63,18 @@ class PrivateEncoding(Method):
 
     `beta` from 0 (private) to 1 (the same person). `target_similarity` in its place: the mean
     cosine similarity to the original that facedeid-mobile is to measure, by the curve that comes
-    with the network. Up to level 0.2, where no likeness is asked for, what a code has of the photo
-    off the prior's axes goes, and `tries` people are made for each face, the network's and others
-    drawn around it, in the photo's pose: it gets the one that is far from itself under dlib's
-    recogniser and shows few marks (`facedeid.methods.retouching`), after `retouch` steps along the
-    gradient of both. `detail`: see `facedeid.inversion`; "none" is the paper's, which has none of
-    this. With "kept", `tone` keeps the photo's light and skin tone, and `spared` are the features
-    that stay the photo's; the network was trained with the defaults.
+    with the network. Up to level 0.2, where no likeness is asked for, it goes on from there: of what
+    a code has of the photo off the prior's axes only the share of that level stays; `tries` people
+    are made for each face, the network's and others drawn around it, in the photo's pose; it gets
+    the one that is far from itself under dlib's recogniser and shows few marks
+    (`facedeid.methods.retouching`), after `retouch` steps along the gradient of both. With tries 1
+    and retouch 0 it does not. `detail`: see `facedeid.inversion`; "none" is the paper's, which has
+    none of this. With "kept", `tone` keeps the photo's light and skin tone, and `spared` are the
+    features that stay the photo's; the network was trained with the defaults.
     """
 
     name: ClassVar[str] = "private-encoder"
-    summary: ClassVar[str] = "one forward pass to a level of likeness, from 0 to 1"
+    summary: ClassVar[str] = "to a level of likeness from 0 to 1, up to 0.2 to somebody else"
     source: ClassVar[str] = "Zhao et al. 2022"
     beta: float | None = None
     target_similarity: float | None = None
@@ -103,13 +104,15 @@ class PrivateEncoding(Method):
 
     @property
     def _free(self) -> bool:
-        """Whether it may be anybody: not in the paper's way, nor where a likeness is asked for."""
+        """Whether it goes on from the forward pass: not in the paper's way, nor where a likeness is
+        asked for.
+        """
         asked = self.target_similarity is not None or self.level > NO_LIKENESS
-        return not asked and self.detail == "kept"
+        return not asked and self.detail == "kept" and (self.tries > 1 or self.retouch > 0)
 
     @property
     def again(self) -> tuple["PrivateEncoding", ...]:
-        """Where no likeness is asked for: other people, level 0, nothing spared, not the light."""
+        """Up to level 0.2: other people, level 0, nothing spared, not the light."""
         if self.level > NO_LIKENESS or self.detail == "none":
             return ()
         others = (self,) * RETRIES if self.varies else ()
@@ -117,7 +120,7 @@ class PrivateEncoding(Method):
         private = replace(now, beta=0.0)
         free = replace(private, spared="none")
         more = (private, free, replace(free, tone=False))
-        return others + tuple(m for m in more if m != now)
+        return others + tuple(m for m in more if m != now or now._free != self._free)
 
     @property
     def carry(self) -> Literal["replace", "change"]:

@@ -99,7 +99,8 @@ def retouched(
 ) -> Tensor:
     """Codes N×L×D after each face's best of so many steps up the gradient of its score.
 
-    They stay along `steady`, and where the pair's prior finds faces.
+    They stay along `steady`, and about where the pair's prior finds faces: each step is shortened
+    to there, but not along `steady`.
     """
     problem = _Retouch(verdict, pair, codes, steady)
     descend(problem, Momentum(RATE, DECAY, rms_unit), torch.zeros_like(problem.best), steps + 1)

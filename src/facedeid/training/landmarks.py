@@ -218,7 +218,7 @@ def _made(cover: Tensor, landmarks: Tensor, models: Models, random: torch.Genera
     method = (
         FeatureEmbedding(tries=1, strength=0.3 + 0.7 * amount),
         IdentityDp(seeded=True),
-        PrivateEncoding(beta=amount),
+        PrivateEncoding(beta=amount, tries=1, retouch=0),
     )[kind]
     seeds = torch.randint(2**31, (len(cover),), generator=random).tolist()
     streams = [stream(seed, "landmarks") for seed in seeds]
