@@ -63,10 +63,10 @@ class PrivateEncoding(Method):
 
     `beta` from 0 (private) to 1 (the same person). `target_similarity` in its place: the mean
     cosine similarity to the original that facedeid-mobile is to measure, by the curve that comes
-    with the network. Up to level 0.2, where no likeness is asked for, it goes on from there: of what
-    a code has of the photo off the prior's axes only the share of that level stays; `tries` people
-    are made for each face, the network's and others drawn around it, in the photo's pose; it gets
-    the one that is far from itself under dlib's recogniser and shows few marks
+    with the network. Up to level 0.2, where no likeness is asked for, it goes on from there: of
+    what a code has of the photo off the prior's axes only the share of that level stays; `tries`
+    people are made for each face, the network's and others drawn around it, in the photo's pose; it
+    gets the one that is far from itself under dlib's recogniser and shows few marks
     (`facedeid.methods.retouching`), after `retouch` steps along the gradient of both. With tries 1
     and retouch 0 it does not. `detail`: see `facedeid.inversion`; "none" is the paper's, which has
     none of this. With "kept", `tone` keeps the photo's light and skin tone, and `spared` are the
