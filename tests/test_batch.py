@@ -2,13 +2,15 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
@@ -168,6 +170,22 @@ def test_a_changed_source_is_done_afresh(album: Path, tmp_path: Path) -> None:
     run = protect_folder(album, target, "mask", resume=True)
     assert run.resumed == PORTRAITS - 1
     assert (target / "0.png").read_bytes() != old
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_end_at_once_when_their_work_is_just_finished(workers: int) -> None:
+    context = multiprocessing.get_context("spawn")
+    pids = context.SimpleQueue()
+    pool = ProcessPoolExecutor(workers, context, batch._as_worker, (pids,))
+    running = {pool.submit(os.getpid) for _ in range(workers)}
+    assert len({future.result(60) for future in running}) <= workers
+    ended: list[list[int]] = []
+    thread = threading.Thread(
+        target=lambda: ended.append(list(batch._ended(pool, pids, running))), daemon=True
+    )
+    thread.start()
+    thread.join(30)
+    assert [len(found) for found in ended] == [workers]
 
 
 def test_results_and_originals_are_never_overwritten(album: Path, tmp_path: Path) -> None:

@@ -546,7 +546,7 @@ def _results(
                 for future in sorted(finished, key=_died):
                     yield future.result()
                 if running and stop_now() and not pids.empty():
-                    yield from _ended(pool, pids.get(), running)
+                    yield from _ended(pool, pids, running)
                     _sweep({job.target.parent for job in jobs})
                     return
         except BrokenProcessPool:
@@ -566,11 +566,21 @@ def _died(future: Future[Done]) -> bool:
     return future.exception() is not None
 
 
-def _ended(pool: ProcessPoolExecutor, pid: int, running: set[Future[Done]]) -> Iterator[Done]:
-    """Kill the workers; what they had finished."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)  # and the pool, broken by that, kills the others
-    pool.shutdown(wait=True)
+def _ended(
+    pool: ProcessPoolExecutor, pids: "SimpleQueue[int]", running: set[Future[Done]]
+) -> Iterator[Done]:
+    """Kill the workers; what they had finished.
+
+    All of them, those that have yet to start, too: a pool whose work is just finished waits for
+    each to end, and one that is killed while it waits for work keeps the lock the others wait for.
+    """
+    ending = threading.Thread(target=pool.shutdown, daemon=True)
+    ending.start()
+    while ending.is_alive():
+        while not pids.empty():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pids.get(), signal.SIGTERM)
+        ending.join(PATIENCE)
     for future in running:
         if not _died(future):
             yield future.result()
