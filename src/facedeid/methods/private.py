@@ -187,9 +187,8 @@ class PrivateEncoding(Method):
         network = models.landmarks if self.detail == "kept" else None
         found = invert(pair, faces, landmarks, network, tone=self.tone, spared=self.spared)
         levels = torch.full((len(faces),), self.level, device=models.device)
-        kept, start = float(residue(levels[0])), found.codes
-        if self._free:
-            start = pair.onto(start, self.level)
+        kept = float(residue(levels[0]))
+        start = pair.onto(found.codes, self.level) if self._free else found.codes
         codes = pair.likely(encoder(faces, levels), start, encoder.steady)
         if self._free:
             codes = self._best(found, codes, kept, pair, models, random)
