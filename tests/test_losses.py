@@ -83,6 +83,12 @@ def test_only_edges_that_faded_are_lost():
     found = losses.lost_edges(brow.expand(6, -1, -1, -1), changed)
     assert (found[:4] < 0.01).all()
     assert found[5] > 2 * found[4] > 0.03
+    above = torch.ones(1, 1, 128, 128)
+    above[:, :, 63:] = 0
+    parts = (above + (1 - above), above, 1 - above)
+    whole, *halves = (float(losses.lost_edges(brow, skin, where)) for where in parts)
+    assert whole == float(found[5])
+    assert all(0.2 * whole < half < 0.8 * whole for half in halves)
 
 
 @pytest.mark.parametrize("measure", [losses.new_edges, losses.new_stains])

@@ -89,7 +89,9 @@ def new_edges(before: Tensor, after: Tensor, *, sigma: float = 1.0) -> Tensor:
     return _worst(F.relu(excess))
 
 
-def lost_edges(before: Tensor, after: Tensor, *, sigma: float = 1.0) -> Tensor:
+def lost_edges(
+    before: Tensor, after: Tensor, where: Tensor | None = None, *, sigma: float = 1.0
+) -> Tensor:
     """How far below seven tenths of what they were the strongest edges have faded: N.
 
     The counterpart of `new_edges`: slopes of `after` are the largest within four pixels, and what
@@ -99,10 +101,12 @@ def lost_edges(before: Tensor, after: Tensor, *, sigma: float = 1.0) -> Tensor:
     Args:
         before: N×3×H×W.
         after: the same shape.
+        where: how much edges count at each pixel, N×1×H×W in [0, 1]; None: all alike.
         sigma: of the smoothing, in pixels.
     """
     near = F.max_pool2d(_slopes(after, sigma), 9, 1, 4)
-    return _worst(F.relu(0.7 * _slopes(before, sigma) - near))
+    lost = F.relu(0.7 * _slopes(before, sigma) - near)
+    return _worst(lost if where is None else lost * where)
 
 
 def new_stains(before: Tensor, after: Tensor, *, sigma: float = 2.0) -> Tensor:

@@ -147,6 +147,18 @@ def test_fsap_stops_at_the_first_picture_beyond_tau(portraits):
         assert one["steps"] == len(before)
 
 
+def test_marks_are_fewer_where_they_are_a_loss_and_the_face_goes_nearly_as_far(portraits):
+    crops, _ = portraits
+    shown, far = [], []
+    for weight in (0, 3):
+        done = applied(create("fsap", tau=2, iterations=6, marks=weight), portraits)
+        shown.append(marks(small(crops, 128), small(done.faces, 128)))
+        far.append(min(f["identity_loss"] for f in done.facts))
+    assert (shown[1] < 0.9 * shown[0]).all()
+    assert shown[1].sum() < 0.6 * shown[0].sum()
+    assert far[1] > 0.7 * far[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("expression", "share"), [(0, 0.7), (3, 0.9)])
 def test_keeping_attributes_costs_less_picture_for_as_much_identity(portraits, expression, share):
@@ -356,6 +368,7 @@ def test_identity_vectors_that_share_a_common_part_are_centred(portraits):
         ("fsap:mode=other", "mode must be"),
         ("fsap:space=some", "space must be"),
         ("fsap:detail=some", "detail must be"),
+        ("fsap:marks=-1", "marks must lie between 0 and 100"),
         ("fsap:spared=nose", "spared must be forehead-eyes-mouth or eyes-mouth or mouth or none"),
         ("fsap:tone=2", "tone"),
         ("fsap:inner=-1", "inner must lie"),

@@ -8,10 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from facedeid.faces import feature_masks
 from facedeid.inversion import Detail, Inverted, Spared, invert, refined, tuned
+from facedeid.landmarks import BROWS, NOSE
 from facedeid.losses import displacement, mse, ssim
 from facedeid.methods.adversarial import Adversarial, check_gradients, together
 from facedeid.methods.base import Deidentified, number, word
+from facedeid.methods.retouching import marks
 from facedeid.models import Recognizer
 from facedeid.nets.pullback import Pullback, pullback
 from facedeid.nets.speed import fast_bf16
@@ -103,6 +106,8 @@ class Perturbation(Problem):
     """Places the landmarks whose displacement is one more attribute loss."""
     expression: float = 1.0
     """What its sign weighs beside those of the others."""
+    marks: float = 0.0
+    """The same for what shows that a face was made (`facedeid.methods.retouching`); 0: no loss."""
     bf16: bool = False
     """Decode in bfloat16: about twice as fast where the machine has it (`nets.speed`)."""
     history: list[list[tuple[float, float]]] = field(init=False)
@@ -114,6 +119,9 @@ class Perturbation(Problem):
     """Landmarks of the faces as they were, where the network is given."""
     features: Sequence[Tensor] = field(init=False)
     """Of the faces as they were, for the perceptual distance."""
+    kept: Tensor = field(init=False)
+    """Where edges are missed if they fade: brows and nose, N×1×s×s. Not folds or frames, which
+    would be made up for by dark patches."""
     generator: Pullback = field(init=False)
 
     def __post_init__(self) -> None:
@@ -126,6 +134,10 @@ class Perturbation(Problem):
             self.features = self.distance.maps(self.found.cover)
             if self.landmarks is not None:
                 self.placed = self.landmarks(self.found.cover)
+        if self.marks:
+            side, parts = self.found.cover.shape[-1], (BROWS[:5], BROWS[5:], NOSE)
+            soft = feature_masks(self.found.landmarks, side, parts, 3 * side / 128)
+            self.kept = (3 * soft).clamp(0, 1).to(self.found.cover)
 
     def apart(self, shown: Tensor, rows: Tensor) -> Tensor:
         """L_I per recogniser and face, K×N."""
@@ -134,7 +146,7 @@ class Perturbation(Problem):
         return torch.stack([1 - (j.unit(shown, points) * own[rows]).sum(1) for j, own in pairs])
 
     def attributes(self, shown: Tensor, rows: Tensor) -> list[Tensor]:
-        """Eq. 4: MSE, perceptual distance, 1 - SSIM, each N; and how far landmarks have moved."""
+        """Eq. 4: MSE, perceptual distance, 1 - SSIM, each N; how far landmarks move; marks."""
         cover = self.found.cover[rows]
         losses = [
             mse(shown, cover),
@@ -144,6 +156,8 @@ class Perturbation(Problem):
         if self.landmarks is not None:
             moved = displacement(self.placed[rows], self.landmarks(shown), shown.shape[-1])
             losses.append(moved.mean(1) / 256)
+        if self.marks:
+            losses.append(marks(cover, shown.float(), self.kept[rows]))
         return losses
 
     def gradients(self, x: Tensor, rows: Tensor, i: int) -> Tensor:
@@ -165,7 +179,8 @@ class Perturbation(Problem):
                 (pixels,) = torch.autograd.grad(loss.sum(), seen)
                 losses += torch.autograd.grad(shown, leaf, pixels, retain_graph=True)
         signs = self.generator.pull(known, torch.stack(losses)).sign()
-        weights = x.new_tensor([1, 1, 1, self.expression])[: len(signs)]
+        beyond = [self.expression] * (self.landmarks is not None) + [self.marks] * (self.marks > 0)
+        weights = x.new_tensor([1, 1, 1, *beyond])
         return torch.einsum("k,knld->nld", weights, signs)[None]
 
     @torch.no_grad()
@@ -211,14 +226,16 @@ class Fsap(Adversarial):
     (`StylePair.likely`), so that it becomes somebody else instead of a pattern that one recogniser
     misreads; `registered` warps what is generated so that features stay where the photo has them
     (`facedeid.registration`), and `expression` weighs a fourth attribute loss, how far landmarks
-    still move (0: without); `detail` "kept" (see `facedeid.inversion`) with the share `residue` of
-    what the generator cannot draw (less looks softer and hides more), and with it `tone`, which
-    keeps the photo's light and skin tone, and `spared`, the features that stay the photo's ("none":
-    everything within the face is changed); `momentum`, several recognisers, `refine` steps of
-    latent optimisation and `tune` of pivotal tuning before, `pair` "psp" for the published
-    networks, which have no prior (all of W+ is open there). Step sizes are in units of the codes;
-    the defaults suit "likely". The paper's setting: iterations 100, inner 6, identity_step 0.02,
-    attribute_step 0.008, expression 0, registered False, space "all", detail "none".
+    still move (0: without), `marks` a fifth, what shows that a face was made (0: without, 2 looks
+    better and was measured on few photos); `detail` "kept" (see `facedeid.inversion`) with the
+    share `residue` of what the generator cannot draw (less looks softer and hides more), and with
+    it `tone`, which keeps the photo's light and skin tone, and `spared`, the features that stay the
+    photo's ("none": everything within the face is changed); `momentum`, several recognisers,
+    `refine` steps of latent optimisation and `tune` of pivotal tuning before, `pair` "psp" for the
+    published networks, which have no prior (all of W+ is open there). Step sizes are in units of
+    the codes; the defaults suit "likely". The paper's setting: iterations 100, inner 6,
+    identity_step 0.02, attribute_step 0.008, expression 0, registered False, space "all", detail
+    "none".
     """
 
     name: ClassVar[str] = "fsap"
@@ -235,6 +252,7 @@ class Fsap(Adversarial):
     residue: float = 0.1
     space: Space = "likely"
     expression: float = 1.0
+    marks: float = 0.0
     registered: bool = True
     tone: bool = True
     spared: Spared = "forehead-eyes-mouth"
@@ -250,6 +268,7 @@ class Fsap(Adversarial):
         number("identity_step", self.identity_step, 0, 10)
         number("attribute_step", self.attribute_step, 0, 10)
         number("expression", self.expression, 0, 100)
+        number("marks", self.marks, 0, 100)
         number("residue", self.residue, 0, 1)
         number("momentum", self.momentum, 0, 1)
         number("refine", self.refine, 0, 100_000)
@@ -341,6 +360,7 @@ class Fsap(Adversarial):
             self.space,
             models.landmarks if self.expression else None,
             self.expression,
+            self.marks,
             fast_bf16(models.device.type),
         )
         rule = Steps(self.identity_step, self.attribute_step, inner, self.momentum)

@@ -25,10 +25,11 @@ DECAY = 0.8
 """Of the momentum."""
 
 
-def marks(before: Tensor, after: Tensor) -> Tensor:
-    """How much faces N×3×s×s show that they were made: N."""
+def marks(before: Tensor, after: Tensor, where: Tensor | None = None) -> Tensor:
+    """How much faces N×3×s×s show that they were made: N. `where`: as for `lost_edges`."""
     spots = sum(new_stains(sign * before, sign * after, sigma=1.0) for sign in (1, -1))
-    return EDGES * new_edges(before, after) + STAINS * spots + LOST * lost_edges(before, after)
+    lost = lost_edges(before, after, where)
+    return EDGES * new_edges(before, after) + STAINS * spots + LOST * lost
 
 
 @dataclass(frozen=True)
