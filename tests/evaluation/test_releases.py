@@ -362,7 +362,7 @@ def test_releases_depend_on_the_file_of_a_surrogate(tmp_path, monkeypatch):
     [
         (inversion, [True, True, False, False]),
         (registration, [True, True, False, False]),
-        (retouching, [False, True, False, False]),
+        (retouching, [True, True, False, False]),
         (fsap, [True, False, False, False]),
     ],
     ids=lambda m: getattr(m, "__name__", ""),
